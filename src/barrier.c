@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Barriers: see barrier.h for what they promise.
+ *
+ * Readiness is monotonic along a file's queue: a sync attaches to every undrained epoch of its file, so one that arrived later waits for at
+ * least what the earlier ones still wait for.  That makes "the drained prefix with the head's descriptor" the whole rule of group commit,
+ * and it is decided when the call is issued, not when a sync arrives: all that gathered behind a running call share the next one.
+ *
+ * A withdrawn sync (cancelled, or refused by the kernel's answer to its batch) stays allocated until the last epoch that refers to it has
+ * drained; nothing else may look at it.
+ */
+#include "barrier.h"
+
+#include "pool.h"
+#include "sys.h"
+
+struct ta_barrier_wait {
+	struct ta_barrier_wait *next;
+	struct ta_sync *sync;
+};
+
+struct ta_barrier_file {
+	struct ta_barrier_file *next;
+	uint64_t device;
+	uint64_t inode;
+	struct ta_sync *head;
+	struct ta_sync *tail;
+};
+
+static struct ta_barrier_file *find_file(struct ta_barrier *barrier, uint64_t device, uint64_t inode)
+{
+	struct ta_barrier_file *file;
+
+	for (file = barrier->files; file; file = file->next)
+		if (file->device == device && file->inode == inode)
+			return file;
+	file = TA_POOL_TAKE(&barrier->free_files, &barrier->pages, next);
+	if (!file)
+		return NULL;
+	*file = (struct ta_barrier_file){ .next = barrier->files, .device = device, .inode = inode };
+	barrier->files = file;
+	return file;
+}
+
+static void unlink_file(struct ta_barrier *barrier, struct ta_barrier_file *file)
+{
+	struct ta_barrier_file **link = &barrier->files;
+
+	while (*link != file)
+		link = &(*link)->next;
+	*link = file->next;
+	TA_POOL_PUT(&barrier->free_files, file, next);
+}
+
+static void unlink_sync(struct ta_sync *sync)
+{
+	struct ta_barrier_file *file = sync->file;
+
+	if (sync->previous)
+		sync->previous->next = sync->next;
+	else
+		file->head = sync->next;
+	if (sync->next)
+		sync->next->previous = sync->previous;
+	else
+		file->tail = sync->previous;
+	sync->file = NULL;
+}
+
+static void append_due(struct ta_sync **due, struct ta_sync *sync)
+{
+	while (*due)
+		due = &(*due)->due_next;
+	sync->due_next = NULL;
+	*due = sync;
+}
+
+/* Issues the head of the file's queue if its time has come, and takes along those that may ride with it. */
+static void advance(struct ta_barrier *barrier, struct ta_barrier_file *file, struct ta_sync **due)
+{
+	struct ta_sync *leader = file->head;
+	struct ta_sync *rider;
+
+	if (!leader) {
+		unlink_file(barrier, file);
+		return;
+	}
+	if (leader->state == TA_SYNC_RUNNING || leader->pending > 0)
+		return;
+	leader->group_data_only = true;
+	for (rider = leader; rider && rider->pending == 0 && rider->descriptor == leader->descriptor;
+	     rider = rider->next) {
+		rider->state = TA_SYNC_RUNNING;
+		if (!rider->data_only)
+			leader->group_data_only = false;
+	}
+	append_due(due, leader);
+}
+
+/* A new sync at the end of its file's queue, held back until it is armed.  NULL: no memory. */
+struct ta_sync *ta_barrier_enter(struct ta_barrier *barrier, uint64_t device, uint64_t inode, int descriptor,
+				 bool data_only, void *owner)
+{
+	struct ta_barrier_file *file = find_file(barrier, device, inode);
+	struct ta_sync *sync;
+
+	if (!file)
+		return NULL;
+	sync = TA_POOL_TAKE(&barrier->free_syncs, &barrier->pages, next);
+	if (!sync) {
+		if (!file->head)
+			unlink_file(barrier, file);
+		return NULL;
+	}
+	*sync = (struct ta_sync){
+		.previous = file->tail,
+		.file = file,
+		.owner = owner,
+		.descriptor = descriptor,
+		.data_only = data_only,
+		.state = TA_SYNC_WAITING,
+		.pending = 1,
+	};
+	if (file->tail)
+		file->tail->next = sync;
+	else
+		file->head = sync;
+	file->tail = sync;
+	return sync;
+}
+
+/* The sync waits for the epoch, which its caller has sealed.  -ENOMEM leaves both as they were. */
+int ta_barrier_attach(struct ta_barrier *barrier, struct ta_sync *sync, struct ta_epoch *epoch)
+{
+	struct ta_barrier_wait *wait = TA_POOL_TAKE(&barrier->free_waits, &barrier->pages, next);
+
+	if (!wait)
+		return -ENOMEM;
+	ta_assert(epoch->sealed && epoch->in_flight > 0 && sync->state == TA_SYNC_WAITING);
+	wait->sync = sync;
+	wait->next = epoch->waits;
+	epoch->waits = wait;
+	sync->pending++;
+	return 0;
+}
+
+/* Nothing earlier is in flight: the sync, not armed yet, needs no holding. */
+bool ta_barrier_is_alone(const struct ta_sync *sync)
+{
+	return sync->pending == 1 && sync->file->head == sync;
+}
+
+/* Its submission is over: from here on it is issued when its epochs are drained. */
+void ta_barrier_arm(struct ta_barrier *barrier, struct ta_sync *sync, struct ta_sync **due)
+{
+	ta_assert(sync->pending > 0 && !sync->armed);
+	sync->armed = true;
+	if (--sync->pending == 0)
+		advance(barrier, sync->file, due);
+}
+
+/* Takes a waiting sync out; those behind it may become due.  Its owner is forgotten. */
+void ta_barrier_withdraw(struct ta_barrier *barrier, struct ta_sync *sync, struct ta_sync **due)
+{
+	struct ta_barrier_file *file = sync->file;
+
+	ta_assert(sync->state == TA_SYNC_WAITING);
+	unlink_sync(sync);
+	sync->state = TA_SYNC_WITHDRAWN;
+	sync->owner = NULL;
+	if (!sync->armed)
+		sync->pending--;
+	if (sync->pending == 0)
+		TA_POOL_PUT(&barrier->free_syncs, sync, next);
+	advance(barrier, file, due);
+}
+
+/* The last request of a sealed epoch has ended. */
+void ta_barrier_drained(struct ta_barrier *barrier, struct ta_epoch *epoch, struct ta_sync **due)
+{
+	struct ta_barrier_wait *wait;
+
+	ta_assert(epoch->in_flight == 0);
+	while ((wait = epoch->waits) != NULL) {
+		struct ta_sync *sync = wait->sync;
+
+		epoch->waits = wait->next;
+		TA_POOL_PUT(&barrier->free_waits, wait, next);
+		ta_assert(sync->pending > 0);
+		if (--sync->pending > 0)
+			continue;
+		if (sync->state == TA_SYNC_WITHDRAWN)
+			TA_POOL_PUT(&barrier->free_syncs, sync, next);
+		else
+			advance(barrier, sync->file, due);
+	}
+}
+
+/*
+ * The call that the leader was issued for has returned.  Hands back the leader and its riders, linked by due_next in order of arrival, for
+ * the caller to complete and release; what becomes due behind them is added to due.
+ */
+struct ta_sync *ta_barrier_ended(struct ta_barrier *barrier, struct ta_sync *leader, struct ta_sync **due)
+{
+	struct ta_barrier_file *file = leader->file;
+	struct ta_sync *ended = NULL;
+
+	ta_assert(file->head == leader && leader->state == TA_SYNC_RUNNING);
+	while (file->head && file->head->state == TA_SYNC_RUNNING) {
+		struct ta_sync *sync = file->head;
+
+		unlink_sync(sync);
+		append_due(&ended, sync);
+	}
+	advance(barrier, file, due);
+	return ended;
+}
+
+/* After ta_barrier_ended: the memory of one that it handed back may be used again. */
+void ta_barrier_release(struct ta_barrier *barrier, struct ta_sync *sync)
+{
+	TA_POOL_PUT(&barrier->free_syncs, sync, next);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The slow halves of sys.h: sleeping for a lock, sleeping on a word, pages, threads.
+ *
+ * Memory comes from mmap and not from malloc: a request may be submitted by a signal handler that interrupted malloc, and a child after
+ * _Fork has no usable heap.
+ */
+#include "sys.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+
+__thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
+
+/* Enough for the deepest call chain of the library's own threads with sanitizers on. */
+#define THREAD_STACK_BYTES (256 * 1024)
+
+TA_COLD void ta_lock_slow(struct ta_lock *lock)
+{
+	/* acquire: pairs with the release in ta_unlock.  The word stays 2, so that the release wakes the next sleeper. */
+	while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0)
+		ta_syscall4(SYS_futex, &lock->word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2, NULL);
+}
+
+int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
+{
+	struct timespec deadline = {
+		.tv_sec = deadline_ns / 1000000000,
+		.tv_nsec = deadline_ns % 1000000000,
+	};
+	long result;
+
+	/* FUTEX_WAIT_BITSET, unlike FUTEX_WAIT, takes an absolute time: a restart does not prolong the sleep. */
+	result = ta_syscall(SYS_futex, (long)word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (long)expected,
+			    deadline_ns == TA_NO_DEADLINE ? 0 : (long)&deadline, 0,
+			    (long)FUTEX_BITSET_MATCH_ANY);
+	return result == -ETIMEDOUT || result == -EINTR ? (int)result : 0;
+}
+
+void *ta_pages_alloc(size_t bytes)
+{
+	long pages = ta_syscall(SYS_mmap, 0, (long)bytes, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages < 0 && pages > -4096)
+		return NULL;
+	ta_syscall3(SYS_madvise, pages, bytes, MADV_DONTFORK);
+	return (void *)pages;
+}
+
+void ta_pages_free(void *pages, size_t bytes)
+{
+	ta_syscall2(SYS_munmap, pages, bytes);
+}
+
+int ta_thread_start(void *(*function)(void *), void *argument)
+{
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	pthread_t thread;
+	int error;
+
+	error = pthread_attr_init(&attributes);
+	if (error)
+		return -error;
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	/* Fails where thread-local storage is huge; the default size serves then. */
+	(void)pthread_attr_setstacksize(&attributes, THREAD_STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&thread, &attributes, function, argument);
+	if (error) {
+		pthread_attr_destroy(&attributes);
+		pthread_attr_init(&attributes);
+		pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+		error = pthread_create(&thread, &attributes, function, argument);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	return -error;
+}
