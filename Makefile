@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+#
+# One makefile, read from top to bottom: what is built, how it is tested, how it is used and installed.
+# No file lists: a source belongs to what its directory belongs to.
+#
+#	make				build/libaio.so.1, build/libaio.a, build/trueaio
+#	make run [CMD='fio job.fio']	see it work, or run a program on it
+#	make check			every test, built with -Werror
+#	make help			the other targets
+#
+# CC=clang, LTO=1 and SANITIZE=address|undefined|thread work with every target. A sanitizer has a build
+# directory of its own, build/address for one; other changes of flags rebuild what is in build/.
+
+VERSION		:= 0.1.0
+
+PREFIX		?= /usr/local
+BINDIR		?= $(PREFIX)/bin
+LIBDIR		?= $(PREFIX)/lib
+INCLUDEDIR	?= $(PREFIX)/include
+MANDIR		?= $(PREFIX)/share/man
+
+# The engines that the contract suite runs on, one after the other.
+ENGINES		:= native
+
+B		:= build$(if $(SANITIZE),/$(SANITIZE))
+OBJCOPY		?= objcopy
+NM		?= nm
+INSTALL		?= install
+CFLAGS		?= -O2 -g
+WARNINGS	:= -Wall -Wextra -Wshadow -Wconversion
+IS_CLANG	:= $(findstring clang,$(CC))
+
+# What a variable of the caller (CFLAGS=-O0, LDFLAGS=...) must not take away.
+ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -Iinclude -pthread $(CFLAGS)
+ALL_LDFLAGS	:= -pthread $(LDFLAGS)
+LIBRARY_CFLAGS	:= -fPIC -fvisibility=hidden
+LIBURING	:= -l:liburing.a
+# The library's assertions about itself: in unit tests and in sanitizer builds, not in what is installed.
+CHECKED		:= -DTA_ASSERTIONS
+
+ifdef LTO
+ALL_CFLAGS	+= -flto
+ALL_LDFLAGS	+= -flto $(CFLAGS)
+# The archive has to hold machine code: its reader may use another compiler, and objcopy has to read it.
+RELOCATABLE	:= -flto $(if $(IS_CLANG),,-flinker-output=nolto-rel) $(CFLAGS)
+endif
+
+ifdef SANITIZE
+ifeq ($(filter address undefined thread,$(SANITIZE)),)
+$(error SANITIZE is address, undefined or thread, not "$(SANITIZE)")
+endif
+ALL_CFLAGS	+= -fsanitize=$(SANITIZE) -fno-omit-frame-pointer $(if $(filter undefined,$(SANITIZE)),-fno-sanitize-recover=all) $(CHECKED)
+ALL_LDFLAGS	+= -fsanitize=$(SANITIZE)
+endif
+
+# clang leaves the sanitizer's runtime to the executable, so its symbols are undefined in a shared object.
+NO_UNDEFINED	:= $(if $(and $(SANITIZE),$(IS_CLANG)),,-Wl,--no-undefined)
+
+# Inner makes use every CPU, unless the caller said how many.
+JOBS		= $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
+SOURCES		:= $(wildcard src/*.c)
+SHARED_OBJECTS	:= $(SOURCES:src/%.c=$(B)/obj/shared/%.o)
+STATIC_OBJECTS	:= $(SOURCES:src/%.c=$(B)/obj/static/%.o)
+UNIT_OBJECTS	:= $(SOURCES:src/%.c=$(B)/obj/unit/%.o)
+CLI_OBJECTS	:= $(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/*.c))
+UNIT_TESTS	:= $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
+CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard tests/contract/*.c tests/contract/programs/*.c)) \
+		   $(patsubst tests/contract/%.c,$(B)/tests/contract/%.so,$(wildcard tests/contract/objects/*.c))
+EXAMPLES	:= $(patsubst examples/%.c,$(B)/examples/%,$(wildcard examples/*.c))
+MAN_PAGES	:= $(wildcard man/*.[1-8])
+
+# make would take them for intermediate files and remove them: only pattern rules ask for them.
+.SECONDARY: $(UNIT_OBJECTS)
+
+.PHONY: all
+all: $(B)/libaio.so.1 $(B)/libaio.so $(B)/libaio.a $(if $(CLI_OBJECTS),$(B)/trueaio)
+
+# Objects are newer than the flags they were compiled with: the file changes only when the flags do.
+FLAGS		:= $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)
+$(B)/flags: always
+	@mkdir -p $(@D)
+	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
+
+# With STRICT, warnings are errors. A build without it leaves objects that may have warned, so it takes
+# the mark away, and the next strict build compiles everything again.
+ifdef STRICT
+ALL_CFLAGS	+= -Werror
+STRICT_MARK	:= $(B)/strict
+$(B)/strict: $(B)/flags
+	@touch $@
+else
+NOT_STRICT	= @rm -f $(B)/strict
+endif
+
+COMPILE		= @mkdir -p $(@D)$(if $(V),,; echo "  CC   $@")
+BUILT_WITH	:= $(B)/flags $(STRICT_MARK)
+Q		:= $(if $(V),,@)
+
+$(B)/obj/shared/%.o: src/%.c $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LIBRARY_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/obj/static/%.o: src/%.c $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LIBRARY_CFLAGS) -DTA_STATIC -MMD -MP -c -o $@ $<
+
+$(B)/obj/unit/%.o: src/%.c $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LIBRARY_CFLAGS) -DTA_STATIC $(CHECKED) -MMD -MP -c -o $@ $<
+
+$(B)/obj/cli/%.o: cli/%.c $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -DTRUEAIO_VERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+
+# liburing is linked in and hidden: libaio.so.1 needs libc alone, and a program's own liburing never meets ours.
+$(B)/libaio.so.1: $(SHARED_OBJECTS) src/libaio.map $(B)/flags
+	@echo "  LD   $@"
+	$(Q)$(CC) -shared -Wl,-soname,libaio.so.1 -Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL \
+		-Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now $(NO_UNDEFINED) $(ALL_LDFLAGS) -o $@ $(SHARED_OBJECTS) $(LIBURING)
+
+$(B)/libaio.so: $(B)/libaio.so.1
+	$(Q)ln -sf libaio.so.1 $@
+
+# One object with liburing inside. Our own shared names are hidden, so that --localize-hidden finds them;
+# liburing's are not, so they are listed.
+$(B)/libaio.a: $(STATIC_OBJECTS) $(B)/flags
+	@echo "  AR   $@"
+	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/whole.o $(STATIC_OBJECTS) $(LIBURING)
+	$(Q)$(NM) -g --defined-only $$($(CC) -print-file-name=liburing.a) | awk 'NF == 3 { print $$3 }' > $(B)/obj/liburing.symbols
+	$(Q)$(OBJCOPY) --localize-hidden --localize-symbols=$(B)/obj/liburing.symbols $(B)/obj/whole.o $(B)/obj/libaio.o
+	$(Q)rm -f $@ && $(AR) rcs $@ $(B)/obj/libaio.o
+
+$(B)/trueaio: $(CLI_OBJECTS) $(B)/libaio.a
+	@echo "  LD   $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(B)/libaio.a
+
+# Unit tests see the library's inside and are linked with its objects.
+$(B)/tests/unit/%: tests/unit/%.c $(UNIT_OBJECTS) $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -DTA_STATIC $(CHECKED) -Isrc -Itests $$(pkg-config --cflags check) -MMD -MP -MF $@.d \
+		-o $@ $< $(UNIT_OBJECTS) $(ALL_LDFLAGS) $(LIBURING) $$(pkg-config --libs check)
+
+# Contract tests are programs like any other. So are the ones that they start (programs/) and the shared
+# objects that they load (objects/), which must import what they import and no test framework.
+WITH_LIBAIO	= -L$(B) -Wl,-rpath,$(abspath $(B)) -laio
+
+$(B)/tests/contract/programs/%: tests/contract/programs/%.c $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO)
+
+$(B)/tests/contract/objects/%.so: tests/contract/objects/%.c $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -shared -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO)
+
+$(B)/tests/contract/%: tests/contract/%.c $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -Itests $$(pkg-config --cflags check fuse3) -MMD -MP -MF $@.d \
+		-o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO) $$(pkg-config --libs check fuse3)
+
+$(B)/examples/%: examples/%.c $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) -L$(B) -laio
+
+# Built with the same binary for both libraries: it finds the one that LD_LIBRARY_PATH names, or the system's.
+$(B)/fsync_promise: bench/fsync_promise.c $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) -L$(B) -laio
+
+-include $(wildcard $(B)/obj/*/*.d $(B)/tests/*/*.d $(B)/tests/*/*/*.d $(B)/examples/*.d $(B)/*.d)
+
+# Tests. The dependencies come first, and the makefile is read anew once they are there.
+
+.PHONY: check check-suites check-build check-clients
+check:
+	@CC='$(CC)' scripts/install-dependencies build check
+	@$(MAKE) --no-print-directory check-suites
+
+check-suites:
+	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
+	@CC='$(CC)' SANITIZE='$(SANITIZE)' ENGINES='$(ENGINES)' scripts/run-tests $(B)
+
+check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(EXAMPLES) $(B)/fsync_promise
+
+# Each recipe is given the directory of the library, installs its program, and says how it went.
+check-clients:
+	@CC='$(CC)' scripts/install-dependencies build
+	@$(MAKE) --no-print-directory $(JOBS) all
+	@passed=0; failed=0; \
+	for client in tests/clients/*.sh; do \
+		[ -e "$$client" ] || continue; \
+		if bash "$$client" $(abspath $(B)); then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; \
+	done; \
+	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+# Use.
+
+.PHONY: run bench dependencies
+run:
+	@CC='$(CC)' scripts/install-dependencies build run
+	@$(MAKE) --no-print-directory $(JOBS) all $(B)/fsync_promise
+	@CMD='$(subst ','\'',$(value CMD))' scripts/run $(B)
+
+bench:
+	@CC='$(CC)' scripts/install-dependencies build bench
+	@$(MAKE) --no-print-directory $(JOBS) all
+	@bench/run $(B)
+
+dependencies:
+	@CC='$(CC)' scripts/install-dependencies build check run bench
+
+# Installed in a directory that the dynamic linker searches, the library serves every program from then on
+# (/usr/local/lib comes before the distribution's on Debian). So its cache is renewed at once, and not by whatever
+# package happens to be installed next. With DESTDIR nothing outside of it is touched.
+ACTIVATE	= @[ -n '$(DESTDIR)' ] || [ "$$(id -u)" != 0 ] || { ldconfig && \
+		echo "Programs get libaio.so.1 from:" && ldconfig -p | awk '/libaio\.so\.1 / { print $$NF; exit }'; }
+
+.PHONY: install uninstall
+install: all
+	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(BINDIR)'
+	$(INSTALL) -m 644 $(B)/libaio.so.1 $(B)/libaio.a '$(DESTDIR)$(LIBDIR)'
+	ln -sf libaio.so.1 '$(DESTDIR)$(LIBDIR)/libaio.so'
+	$(INSTALL) -m 644 include/libaio.h '$(DESTDIR)$(INCLUDEDIR)'
+	$(if $(CLI_OBJECTS),$(INSTALL) -m 755 $(B)/trueaio '$(DESTDIR)$(BINDIR)')
+	@for page in $(MAN_PAGES); do \
+		directory='$(DESTDIR)$(MANDIR)'/man$${page##*.}; \
+		$(INSTALL) -d "$$directory" && $(INSTALL) -m 644 "$$page" "$$directory" || exit 1; \
+	done
+	$(ACTIVATE)
+
+uninstall:
+	rm -f '$(DESTDIR)$(LIBDIR)/libaio.so.1' '$(DESTDIR)$(LIBDIR)/libaio.so' '$(DESTDIR)$(LIBDIR)/libaio.a'
+	rm -f '$(DESTDIR)$(INCLUDEDIR)/libaio.h' '$(DESTDIR)$(BINDIR)/trueaio'
+	@for page in $(notdir $(MAN_PAGES)); do rm -f '$(DESTDIR)$(MANDIR)'/man$${page##*.}/"$$page"; done
+	$(ACTIVATE)
+
+# Upkeep.
+
+.PHONY: format tidy clean help always
+format:
+	clang-format -i $(wildcard include/*.h src/*.[ch] cli/*.[ch] tests/*/*.[ch] bench/*.[ch] examples/*.[ch])
+
+tidy:
+	@scripts/tidy
+
+clean:
+	rm -rf build
+
+help:
+	@sed -n '/^# One makefile/,/^# directory/s/^# \{0,1\}//p' Makefile

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every exported function and its symbol version.
+ *
+ * What stands here is checks and delegation: arguments that the manual gives an errno for, a context looked up by the function that does the
+ * work, and the way out for a signal handler that interrupted the library in its own thread at a bad moment (-EAGAIN, from waits -EINTR) instead
+ * of a deadlock.  Errors are returned as negative errno; errno itself stays as it was.
+ *
+ * io_queue_run, io_queue_init and io_queue_release call the exported functions, not their insides: a program that interposes io_setup or
+ * io_getevents has always seen those calls, too.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TA_EXPORT __attribute__((visibility("default")))
+
+/*
+ * Ties a function to a versioned name: the attribute survives gcc's link-time optimization, clang has the assembler's directive alone.  The
+ * default versions are tied here, too, not left to the map: GNU ld makes them local symbols under link-time optimization.  The static archive
+ * has plain names, and only the default version of each.
+ */
+#if defined(TA_STATIC)
+#define TA_DEFAULT_VERSION(function, name, node)                                                   \
+	extern __typeof__(function) name __attribute__((visibility("default"), alias(#function)))
+#define TA_OLD_VERSION(function, name, node) extern __typeof__(function) function
+#else
+#if defined(__has_attribute) && __has_attribute(symver)
+#define TA_VERSIONED(function, versioned)                                                          \
+	extern __typeof__(function) function                                                       \
+		__attribute__((visibility("default"), used, symver(versioned)))
+#else
+#define TA_VERSIONED(function, versioned)                                                          \
+	extern __typeof__(function) function __attribute__((visibility("default"), used));         \
+	__asm__(".symver " #function ", " versioned)
+#endif
+#define TA_DEFAULT_VERSION(function, name, node) TA_VERSIONED(function, #name "@@" node)
+#define TA_OLD_VERSION(function, name, node) TA_VERSIONED(function, #name "@" node)
+#endif
+
+static const struct timespec no_time = { 0, 0 };
+
+/* ---- set-up and destruction ----------------------------------------------------------------------------------------------------------- */
+
+/* Whoever sets the variable should hear why its engine is not used: the one line that the library ever prints. */
+static TA_COLD int refuse_engine(void)
+{
+	static _Atomic bool said;
+	static const char line[] = "trueaio: TRUEAIO_ENGINE names an engine that this library does not have; "
+				   "use auto or native, or unset it\n";
+
+	if (!atomic_exchange(&said, true))
+		ta_syscall3(SYS_write, 2, line, sizeof(line) - 1);
+	return -ENOSYS;
+}
+
+static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
+{
+	struct ta_process *process;
+	io_context_t present, made = NULL;
+	bool passthrough;
+	int result;
+
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	process = ta_process_enter();
+	if (!process)
+		return -ENOMEM;
+	if (!ta_copy_in(&present, ctxp, sizeof(present)))
+		return -EFAULT;
+	if (present || nr_events == 0)
+		return -EINVAL;
+	if (ta_settings()->unknown_engine)
+		return refuse_engine();
+	passthrough = ta_caller_reaps_by_itself(caller);
+	result = ta_context_setup(process, (unsigned)nr_events,
+				  passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED, &made);
+	if (result < 0)
+		return result;
+	ta_log("io_setup(%d): engine native, %s context", nr_events, passthrough ? "pass-through" : "mediated");
+	/* The kernel writes last, too: a context that cannot be told of is not left behind. */
+	if (!ta_memory_probe(ctxp, sizeof(made), true)) {
+		ta_context_destroy(process, made);
+		return -EFAULT;
+	}
+	memcpy(ctxp, &made, sizeof(made));
+	return 0;
+}
+
+TA_EXPORT int io_setup(int maxevents, io_context_t *ctxp)
+{
+	const void *caller = ta_thread.setup_caller;
+
+	/* Called by io_queue_init below: then the program is its caller. */
+	if (!caller)
+		caller = __builtin_return_address(0);
+	return set_up(maxevents, ctxp, caller);
+}
+
+TA_EXPORT int io_destroy(io_context_t ctx)
+{
+	struct ta_process *process;
+
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	process = ta_process_enter();
+	return process ? ta_context_destroy(process, ctx) : -EINVAL;
+}
+
+TA_EXPORT int io_queue_init(int maxevents, io_context_t *ctxp)
+{
+	int result;
+
+	if (maxevents <= 0)
+		return -EINVAL;
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	if (!ta_process_enter())
+		return -ENOMEM;
+	if (!ta_memory_probe(ctxp, sizeof(*ctxp), true))
+		return -EFAULT;
+	memset(ctxp, 0, sizeof(*ctxp));
+	ta_thread.setup_caller = __builtin_return_address(0);
+	result = io_setup(maxevents, ctxp);
+	ta_thread.setup_caller = NULL;
+	return result;
+}
+
+TA_EXPORT int io_queue_release(io_context_t ctx)
+{
+	return io_destroy(ctx);
+}
+
+/* ---- submission ------------------------------------------------------------------------------------------------------------------------ */
+
+TA_EXPORT int io_submit(io_context_t ctx, long nr, struct iocb *iocbs[])
+{
+	struct ta_process *process;
+
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	process = ta_process_enter();
+	if (ta_unlikely(!process))
+		return -EINVAL;
+	return ta_submit(process, ctx, nr, iocbs);
+}
+
+/* See trueaio_sync_call in libaio.h. */
+static int sync_call(io_context_t ctx, struct iocb *iocb, io_callback_t cb, int fd, int opcode)
+{
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	if (!ta_process_enter())
+		return -EINVAL;
+	if (!ta_memory_probe(iocb, sizeof(*iocb), true))
+		return -EFAULT;
+	io_prep_fsync(iocb, fd);
+	iocb->aio_lio_opcode = (short)opcode;
+	io_set_callback(iocb, cb);
+	return io_submit(ctx, 1, &iocb);
+}
+
+TA_EXPORT trueaio_sync_function *const trueaio_sync_call = sync_call;
+
+static int cancel(io_context_t ctx, struct iocb *iocb)
+{
+	struct ta_process *process;
+
+	if (ta_thread_is_inside())
+		return -EAGAIN;
+	process = ta_process_enter();
+	return process ? ta_cancel(process, ctx, iocb) : -EINVAL;
+}
+
+int ta_io_cancel(io_context_t ctx, struct iocb *iocb, struct io_event *event);
+TA_DEFAULT_VERSION(ta_io_cancel, io_cancel, "LIBAIO_0.4");
+
+/* The event is never touched: it comes through the ring. */
+int ta_io_cancel(io_context_t ctx, struct iocb *iocb, struct io_event *event)
+{
+	(void)event;
+	return cancel(ctx, iocb);
+}
+
+int ta_io_cancel_0_1(io_context_t ctx, struct iocb *iocb);
+TA_OLD_VERSION(ta_io_cancel_0_1, io_cancel, "LIBAIO_0.1");
+
+int ta_io_cancel_0_1(io_context_t ctx, struct iocb *iocb)
+{
+	return cancel(ctx, iocb);
+}
+
+/* ---- reaping ------------------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * The time to wait: -1 for ever, which is what no timeout and a sum below zero mean.  Nanoseconds beyond a second are added; what does not fit
+ * is as good as for ever.
+ */
+static int64_t timeout_in_ns(const struct timespec *timeout)
+{
+	int64_t ns;
+
+	if (!timeout || __builtin_mul_overflow((int64_t)timeout->tv_sec, 1000000000, &ns) ||
+	    __builtin_add_overflow(ns, (int64_t)timeout->tv_nsec, &ns))
+		return -1;
+	return ns < 0 ? -1 : ns;
+}
+
+static inline int reap(io_context_t ctx, struct ta_wait *wait, const struct timespec *timeout)
+{
+	struct ta_process *process;
+	struct timespec copy;
+
+	if (ta_thread_is_inside())
+		return -EINTR;
+	process = ta_process_enter();
+	if (ta_unlikely(!process))
+		return -EINVAL;
+	if (timeout) {
+		if (ta_unlikely(!ta_copy_in(&copy, timeout, sizeof(copy))))
+			return -EFAULT;
+		wait->timeout = &copy;
+	}
+	wait->timeout_ns = timeout_in_ns(wait->timeout);
+	if (ta_unlikely(wait->min_nr < 0 || wait->nr < 0 || (wait->min_nr > wait->nr && !wait->peek)))
+		return -EINVAL;
+	return ta_reap(process, ctx, wait);
+}
+
+int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
+			      struct timespec *timeout);
+TA_DEFAULT_VERSION(ta_io_getevents, io_getevents, "LIBAIO_0.4");
+
+int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
+			      struct timespec *timeout)
+{
+	struct ta_wait wait = { .min_nr = min_nr, .nr = nr, .events = events };
+
+	return reap(ctx, &wait, timeout);
+}
+
+int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
+				  const struct timespec *timeout);
+TA_OLD_VERSION(ta_io_getevents_0_1, io_getevents, "LIBAIO_0.1");
+
+int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
+				  const struct timespec *timeout)
+{
+	struct ta_wait wait = { .min_nr = 1, .nr = nr, .events = events };
+
+	return reap(ctx, &wait, timeout);
+}
+
+/* The kernel's sigset_t is 8 bytes; that much of the program's must be readable. */
+TA_EXPORT int io_pgetevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
+			    struct timespec *timeout, sigset_t *sigmask)
+{
+	struct ta_wait wait = { .min_nr = min_nr, .nr = nr, .events = events, .mask = sigmask };
+
+	if (ta_thread_is_inside())
+		return -EINTR;
+	if (!ta_process_enter())
+		return -EINVAL;
+	if (sigmask && !ta_memory_probe(sigmask, 8, false))
+		return -EFAULT;
+	return reap(ctx, &wait, timeout);
+}
+
+/* Waits until an event is there or the time is over, and takes none. */
+static int queue_wait(io_context_t ctx, const struct timespec *timeout)
+{
+	struct ta_wait wait = { .min_nr = 1, .peek = true };
+
+	return reap(ctx, &wait, timeout);
+}
+
+int ta_io_queue_wait(io_context_t ctx, struct timespec *timeout);
+TA_DEFAULT_VERSION(ta_io_queue_wait, io_queue_wait, "LIBAIO_0.4");
+
+int ta_io_queue_wait(io_context_t ctx, struct timespec *timeout)
+{
+	return queue_wait(ctx, timeout);
+}
+
+int ta_io_queue_wait_0_1(io_context_t ctx, const struct timespec *timeout);
+TA_OLD_VERSION(ta_io_queue_wait_0_1, io_queue_wait, "LIBAIO_0.1");
+
+int ta_io_queue_wait_0_1(io_context_t ctx, const struct timespec *timeout)
+{
+	return queue_wait(ctx, timeout);
+}
+
+/* Takes events one at a time, so that a callback may submit, or call this again, and what it starts is seen in the same call. */
+TA_EXPORT int io_queue_run(io_context_t ctx)
+{
+	struct timespec timeout = no_time;
+	struct io_event event;
+	int result;
+
+	while ((result = io_getevents(ctx, 0, 1, &event, &timeout)) == 1) {
+		io_callback_t callback = (io_callback_t)event.data;
+
+		if (callback)
+			callback(ctx, event.obj, (long)event.res, (long)event.res2);
+	}
+	return result;
+}
+
+/* ---- what serves a context ------------------------------------------------------------------------------------------------------------------ */
+
+TA_EXPORT const char *trueaio_engine(io_context_t ctx)
+{
+	struct ta_process *process;
+	struct ta_context *context;
+	const char *engine;
+
+	if (ta_thread_is_inside())
+		return NULL;
+	process = ta_process_enter();
+	context = process ? ta_context_lock(process, ctx) : NULL;
+	if (!context)
+		return NULL;
+	engine = context->mode == TA_CONTEXT_PASSTHROUGH ? "native-passthrough" : "native";
+	ta_unlock(&context->lock);
+	return engine;
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a descriptor is, as far as sending a request the right way needs to know.
+ *
+ * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers are closed and reused, and glusterfs
+ * switches O_DIRECT on and off between requests.  A stale hint sends a request the slower way or lets io_submit wait as it always did; it never
+ * changes what the request does.
+ */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <termios.h>
+
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+
+/* No file has data here, so a read answers without touching any, access time included. */
+#define FAR_OFFSET (INT64_MAX - 65535)
+
+/*
+ * Device, inode and type.  Block devices are identified by the device they are, not by the node they were opened through.  Network and FUSE
+ * file systems are not asked afresh: the server may be the process itself.
+ */
+int ta_file_identify(int fd, struct ta_file_identity *identity)
+{
+	struct statx status;
+	long result = ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO,
+				  &status);
+
+	if (result == -ENOSYS || result == -EPERM) {
+		struct stat old;
+
+		/* Sandboxes older than statx. */
+		result = ta_syscall2(SYS_fstat, fd, &old);
+		if (result < 0)
+			return (int)result;
+		*identity = (struct ta_file_identity){ old.st_dev, old.st_ino, old.st_mode };
+		if (S_ISBLK(old.st_mode))
+			*identity = (struct ta_file_identity){ old.st_rdev, 0, old.st_mode };
+		return 0;
+	}
+	if (result < 0)
+		return (int)result;
+	*identity = (struct ta_file_identity){
+		.device = makedev(status.stx_dev_major, status.stx_dev_minor),
+		.inode = status.stx_ino,
+		.mode = status.stx_mode,
+	};
+	if (S_ISBLK(status.stx_mode)) {
+		identity->device = makedev(status.stx_rdev_major, status.stx_rdev_minor);
+		identity->inode = 0;
+	}
+	return 0;
+}
+
+/* The size without asking a server; -1 if there is none to be had. */
+int64_t ta_file_size(int fd)
+{
+	struct statx status;
+
+	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, &status) < 0 ||
+	    !S_ISREG(status.stx_mode))
+		return -1;
+	return (int64_t)status.stx_size;
+}
+
+/* File systems whose reads are memory copies, or whose files compute their contents: they never wait for a disk. */
+static bool is_memory_file_system(int fd)
+{
+	struct statfs status;
+
+	if (ta_syscall2(SYS_fstatfs, fd, &status) < 0)
+		return false;
+	switch ((unsigned long)status.f_type) {
+	case TMPFS_MAGIC:
+	case RAMFS_MAGIC:
+	case HUGETLBFS_MAGIC:
+	case PROC_SUPER_MAGIC:
+	case SYSFS_MAGIC:
+	case DEBUGFS_MAGIC:
+	case TRACEFS_MAGIC:
+	case CGROUP_SUPER_MAGIC:
+	case CGROUP2_SUPER_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and overlay cannot. */
+static bool can_say_would_block(int fd)
+{
+	char unused_byte;
+	struct iovec vector = { &unused_byte, 1 };
+	long low = (long)FAR_OFFSET, high = (long)((uint64_t)FAR_OFFSET >> 32);
+
+	if (sizeof(long) == 8)
+		high = 0;
+	return ta_syscall(SYS_preadv2, fd, (long)&vector, 1, low, high, RWF_NOWAIT) != -EOPNOTSUPP;
+}
+
+static bool is_terminal(int fd)
+{
+	struct termios settings;
+
+	return ta_syscall3(SYS_ioctl, fd, TCGETS, &settings) == 0;
+}
+
+static enum ta_file_class class_of_file(struct ta_descriptor *descriptor,
+					const struct ta_file_identity *identity)
+{
+	bool known = descriptor->device == identity->device &&
+		     (descriptor->file_class == TA_FILE_BUFFERED || descriptor->file_class == TA_FILE_SLOW);
+
+	/* The file system's abilities do not change while the number stays on it. */
+	if (known)
+		return descriptor->file_class;
+	if (S_ISREG(identity->mode) && is_memory_file_system(descriptor->number))
+		return TA_FILE_KERNEL;
+	descriptor->device = identity->device;
+	return can_say_would_block(descriptor->number) ? TA_FILE_BUFFERED : TA_FILE_SLOW;
+}
+
+static enum ta_file_class classify(struct ta_descriptor *descriptor)
+{
+	struct ta_file_identity identity;
+	long flags = ta_syscall2(SYS_fcntl, descriptor->number, F_GETFL);
+
+	/* What is no open file gets its error from the kernel. */
+	if (flags < 0 || (flags & O_PATH) || ta_file_identify(descriptor->number, &identity) < 0)
+		return TA_FILE_KERNEL;
+	switch (identity.mode & S_IFMT) {
+	case S_IFIFO:
+	case S_IFSOCK:
+		return TA_FILE_STREAM;
+	case S_IFCHR:
+		return is_terminal(descriptor->number) ? TA_FILE_STREAM : TA_FILE_KERNEL;
+	case S_IFREG:
+	case S_IFBLK:
+		return flags & O_DIRECT ? TA_FILE_KERNEL : class_of_file(descriptor, &identity);
+	default:
+		return TA_FILE_KERNEL;
+	}
+}
+
+void ta_file_classify(struct ta_descriptor *descriptor)
+{
+	descriptor->file_class = (uint8_t)classify(descriptor);
+}

@@ -1,0 +1,547 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The offloader on an io_uring that the library owns.
+ *
+ * One thread submits to the ring and reaps from it, for as long as the process lives.  The program's threads never enter it: the kernel fails a
+ * request whose submitting thread exits, and interrupts epoll_wait in a thread with requests of its own.  They do two things only: *capture* a
+ * file into a registered-file slot (that must happen in the caller, while its descriptor still means the file), and queue an operation and ring the
+ * doorbell, an eventfd that the ring polls.
+ *
+ * The ring is not made with IORING_SETUP_SINGLE_ISSUER, and so without DEFER_TASKRUN: with it the kernel refuses io_uring_register from other
+ * threads (-EEXIST since 6.1), and capturing would cost two context switches.
+ *
+ * A registered slot is no descriptor: giving it back does not drop the process's record locks.
+ *
+ * offload_lock guards the queue, the free slots and `asleep`.  The ring itself belongs to the ring thread, but for registration, which the
+ * kernel serializes.
+ */
+#include "offload.h"
+
+#include <liburing.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+
+#define RING_ENTRIES 256
+#define COMPLETION_ENTRIES 4096
+/* Files held at a time.  The kernel allows no more than RLIMIT_NOFILE. */
+#define HOLDS_MAX 4096
+/* Threads of the kernel for what cannot be done without waiting (fsync, FUSE): one slow file must not hold up the rest. */
+#define KERNEL_WORKERS 64
+
+#define DATA_DOORBELL 0
+#define DATA_CANCEL 1
+
+/* Of aio_rw_flags: polling for completion is for rings made for it, and kernel AIO ignores it. */
+#ifndef RWF_HIPRI
+#define RWF_HIPRI 0x00000001
+#endif
+
+struct ta_uring {
+	struct io_uring ring;
+	int doorbell;
+	bool asleep; /* the thread waits in the kernel, or is about to */
+	struct ta_operation *queue_head;
+	struct ta_operation *queue_tail;
+	uint32_t free_hold_count;
+	uint32_t free_holds[HOLDS_MAX];
+};
+
+static struct ta_uring *the_uring(void)
+{
+	return ta_process()->uring;
+}
+
+/* ---- the ring thread ------------------------------------------------------------------------------------------------------------------ */
+
+static struct io_uring_sqe *next_sqe(struct ta_uring *uring)
+{
+	struct io_uring_sqe *sqe;
+
+	while ((sqe = io_uring_get_sqe(&uring->ring)) == NULL)
+		io_uring_submit(&uring->ring);
+	return sqe;
+}
+
+static void arm_doorbell(struct ta_uring *uring)
+{
+	struct io_uring_sqe *sqe = next_sqe(uring);
+
+	io_uring_prep_poll_multishot(sqe, uring->doorbell, 1 /* POLLIN */);
+	io_uring_sqe_set_data64(sqe, DATA_DOORBELL);
+}
+
+static bool is_write(const struct ta_operation *operation)
+{
+	return operation->opcode == IO_CMD_PWRITE || operation->opcode == IO_CMD_PWRITEV;
+}
+
+/* What is left of the vector after the parts that are done. */
+static const struct iovec *rest_of_vector(const struct ta_operation *operation, unsigned *count)
+{
+	unsigned skipped = operation->vector_skipped;
+
+	*count = operation->vector_count - skipped;
+	return operation->vector + skipped;
+}
+
+static void skip_bytes(struct ta_operation *operation, size_t bytes)
+{
+	while (operation->vector_skipped < operation->vector_count) {
+		struct iovec *part = &operation->vector[operation->vector_skipped];
+
+		if (bytes < part->iov_len) {
+			part->iov_base = (char *)part->iov_base + bytes;
+			part->iov_len -= bytes;
+			return;
+		}
+		bytes -= part->iov_len;
+		operation->vector_skipped++;
+	}
+}
+
+static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *operation)
+{
+	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+	const struct iovec *vector;
+	unsigned count;
+
+	vector = rest_of_vector(operation, &count);
+	if (is_write(operation))
+		io_uring_prep_writev(sqe, operation->hold, vector, count, offset);
+	else
+		io_uring_prep_readv(sqe, operation->hold, vector, count, offset);
+	sqe->rw_flags = operation->flags & ~RWF_HIPRI;
+	sqe->ioprio = operation->io_priority;
+}
+
+static void issue(struct ta_uring *uring, struct ta_operation *operation, unsigned sqe_flags)
+{
+	struct io_uring_sqe *sqe = next_sqe(uring);
+
+	if (operation->is_sync)
+		io_uring_prep_fsync(sqe, operation->hold,
+				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
+	else
+		prepare_transfer(sqe, operation);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | sqe_flags);
+	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation);
+}
+
+static void issue_cancel(struct ta_uring *uring, struct ta_operation *operation)
+{
+	struct io_uring_sqe *sqe = next_sqe(uring);
+
+	io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)operation, 0);
+	io_uring_sqe_set_data64(sqe, DATA_CANCEL);
+}
+
+/* Takes one operation off the queue; what it is to be is settled under the lock that cancelling takes. */
+static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon, bool *cancelled)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation *operation;
+
+	ta_lock(&process->offload_lock);
+	operation = uring->queue_head;
+	if (operation) {
+		uring->queue_head = operation->queue_next;
+		if (!uring->queue_head)
+			uring->queue_tail = NULL;
+		operation->queue_next = NULL;
+		operation->is_queued = false;
+		*cancelled = operation->cancelled && operation->state != TA_OPERATION_RUNNING;
+		*abandon = operation->abandon_wanted;
+		operation->abandon_wanted = false;
+		if (!*cancelled)
+			operation->state = TA_OPERATION_RUNNING;
+	}
+	ta_unlock(&process->offload_lock);
+	return operation;
+}
+
+static void begin_queued(struct ta_uring *uring)
+{
+	struct ta_operation *operation;
+	bool abandon, cancelled;
+
+	while ((operation = next_operation(uring, &abandon, &cancelled)) != NULL) {
+		if (abandon)
+			issue_cancel(uring, operation);
+		else if (cancelled)
+			ta_operation_ended(operation, -ECANCELED);
+		else if (operation->illegal_seek)
+			ta_operation_ended(operation, -ESPIPE);
+		else {
+			skip_bytes(operation, operation->transferred);
+			issue(uring, operation, 0);
+		}
+	}
+}
+
+static bool has_rest(const struct ta_operation *operation)
+{
+	unsigned i;
+
+	for (i = operation->vector_skipped; i < operation->vector_count; i++)
+		if (operation->vector[i].iov_len > 0)
+			return true;
+	return false;
+}
+
+/* From here on nobody may queue the operation for cancelling; if somebody has, it leaves the queue. */
+static void leave_queue(struct ta_uring *uring, struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation **link, *previous = NULL;
+
+	ta_lock(&process->offload_lock);
+	operation->state = TA_OPERATION_ENDED;
+	if (operation->is_queued) {
+		for (link = &uring->queue_head; *link != operation; link = &(*link)->queue_next)
+			previous = *link;
+		*link = operation->queue_next;
+		if (uring->queue_tail == operation)
+			uring->queue_tail = previous;
+		operation->is_queued = false;
+	}
+	ta_unlock(&process->offload_lock);
+}
+
+static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
+{
+	if (operation->is_sync) {
+		ta_operation_ended(operation, result);
+		return;
+	}
+	if (!operation->stream && result == -EAGAIN) {
+		/* XFS says so for blocking files, too; a kernel thread may wait. */
+		issue(uring, operation, IOSQE_ASYNC);
+		return;
+	}
+	if (operation->stream && is_write(operation) && result > 0 && !operation->nonblocking) {
+		skip_bytes(operation, (size_t)result);
+		if (has_rest(operation)) {
+			operation->transferred += (size_t)result;
+			issue(uring, operation, 0);
+			return;
+		}
+	}
+	/* A kernel thread that was cancelled while it waited says EINTR. */
+	if (result == -EINTR)
+		result = -ECANCELED;
+	leave_queue(uring, operation);
+	ta_operation_ended(operation, result);
+}
+
+static unsigned reap(struct ta_uring *uring)
+{
+	struct io_uring_cqe *cqe;
+	unsigned reaped = 0;
+
+	while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+		uint64_t data = cqe->user_data;
+		int result = cqe->res;
+		bool more = cqe->flags & IORING_CQE_F_MORE;
+
+		io_uring_cqe_seen(&uring->ring, cqe);
+		reaped++;
+		if (data == DATA_DOORBELL) {
+			if (!more)
+				arm_doorbell(uring);
+		} else if (data != DATA_CANCEL) {
+			end(uring, (struct ta_operation *)(uintptr_t)data, result);
+		}
+	}
+	return reaped;
+}
+
+static bool fall_asleep(struct ta_uring *uring)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	uring->asleep = uring->queue_head == NULL;
+	ta_unlock(&process->offload_lock);
+	return uring->asleep;
+}
+
+static void wake_up(struct ta_uring *uring)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	uring->asleep = false;
+	ta_unlock(&process->offload_lock);
+}
+
+static void *ring_thread(void *argument)
+{
+	struct ta_uring *uring = argument;
+
+	/* By its registered number the ring stays ours even if the program closes descriptors it does not know. */
+	io_uring_register_ring_fd(&uring->ring);
+	arm_doorbell(uring);
+	for (;;) {
+		begin_queued(uring);
+		if (reap(uring) > 0)
+			continue;
+		if (!fall_asleep(uring))
+			continue;
+		io_uring_submit_and_wait(&uring->ring, 1);
+		wake_up(uring);
+	}
+	return NULL;
+}
+
+/* ---- making it -------------------------------------------------------------------------------------------------------------------------- */
+
+static const char *why_refused(int error)
+{
+	switch (error) {
+	case -EPERM:
+		return "refused by a seccomp filter or by the sysctl kernel.io_uring_disabled";
+	case -ENOSYS:
+		return "not in this kernel, or refused by a seccomp filter";
+	case -ENOMEM:
+		return "no memory, or RLIMIT_MEMLOCK (kernels before 5.12)";
+	case -EMFILE:
+	case -ENFILE:
+		return "no descriptor to be had";
+	default:
+		return "the kernel is too old";
+	}
+}
+
+static int make_ring(struct ta_uring *uring)
+{
+	struct io_uring_params parameters = {
+		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN,
+		.cq_entries = COMPLETION_ENTRIES,
+	};
+	int result = io_uring_queue_init_params(RING_ENTRIES, &uring->ring, &parameters);
+
+	if (result == -EINVAL) {
+		/* Before 5.19. */
+		parameters = (struct io_uring_params){
+			.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+			.cq_entries = COMPLETION_ENTRIES,
+		};
+		result = io_uring_queue_init_params(RING_ENTRIES, &uring->ring, &parameters);
+	}
+	if (result < 0)
+		return result;
+	io_uring_ring_dontfork(&uring->ring);
+	return 0;
+}
+
+static int make_holds(struct ta_uring *uring)
+{
+	struct rlimit limit = { .rlim_cur = 256 };
+	uint32_t count = HOLDS_MAX, i;
+	int result;
+
+	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+	if (limit.rlim_cur < count)
+		count = (uint32_t)limit.rlim_cur;
+	result = io_uring_register_files_sparse(&uring->ring, count);
+	if (result < 0)
+		return result;
+	for (i = 0; i < count; i++)
+		uring->free_holds[i] = count - 1 - i;
+	uring->free_hold_count = count;
+	return 0;
+}
+
+static int make_uring(struct ta_process *process)
+{
+	struct ta_uring *uring = ta_pages_alloc(sizeof(*uring));
+	unsigned workers[2] = { KERNEL_WORKERS, 0 };
+	int result;
+
+	if (!uring)
+		return -ENOMEM;
+	result = make_ring(uring);
+	if (result < 0)
+		goto free_memory;
+	result = make_holds(uring);
+	if (result < 0)
+		goto close_ring;
+	uring->doorbell = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	result = uring->doorbell;
+	if (result < 0)
+		goto close_ring;
+	uring->doorbell = ta_high_descriptor(uring->doorbell);
+	uring->ring.ring_fd = uring->ring.enter_ring_fd = ta_high_descriptor(uring->ring.ring_fd);
+	io_uring_register_iowq_max_workers(&uring->ring, workers);
+	process->uring = uring;
+	result = ta_thread_start(ring_thread, uring);
+	if (result < 0)
+		goto close_doorbell;
+	ta_inherited_add(uring->doorbell);
+	ta_inherited_add(uring->ring.ring_fd);
+	return 0;
+
+close_doorbell:
+	process->uring = NULL;
+	ta_syscall1(SYS_close, uring->doorbell);
+close_ring:
+	io_uring_queue_exit(&uring->ring);
+free_memory:
+	ta_pages_free(uring, sizeof(*uring));
+	return result;
+}
+
+static int open_first(struct ta_process *process)
+{
+	int saved_errno = errno;
+	int result = make_uring(process);
+
+	errno = saved_errno;
+	if (result < 0)
+		ta_log("offloader: io_uring %s (%d); requests that would wait are left to kernel AIO", why_refused(result),
+		       -result);
+	else
+		ta_log("offloader: io_uring");
+	atomic_store(&process->uring_state, result < 0 ? TA_URING_REFUSED : TA_URING_THERE);
+	ta_futex_wake(&process->uring_state, INT32_MAX);
+	return result;
+}
+
+/* 0 if there is a ring, made now if need be; negative if there will be none. */
+int ta_uring_open(void)
+{
+	struct ta_process *process = ta_process();
+	uint32_t state;
+
+	for (;;) {
+		state = atomic_load(&process->uring_state);
+		if (ta_likely(state == TA_URING_THERE))
+			return 0;
+		if (state == TA_URING_REFUSED)
+			return -ENOSYS;
+		if (state == TA_URING_BEING_TRIED)
+			ta_futex_wait(&process->uring_state, state, TA_NO_DEADLINE);
+		else if (atomic_compare_exchange_strong(&process->uring_state, &state, TA_URING_BEING_TRIED))
+			return open_first(process);
+	}
+}
+
+/* ---- what the program's threads do ------------------------------------------------------------------------------------------------------ */
+
+/* The program may have closed our descriptor: then nothing new can be captured, and what runs goes on. */
+static bool ring_is_lost(struct ta_uring *uring)
+{
+	struct ta_process *process = ta_process();
+	struct io_uring_probe probe;
+
+	memset(&probe, 0, sizeof(probe));
+	if (ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_PROBE, &probe, 0) == 0)
+		return false;
+	if (atomic_exchange(&process->uring_state, TA_URING_REFUSED) != TA_URING_REFUSED)
+		ta_log("offloader: the program has closed the ring's descriptor; it is not used any more");
+	return true;
+}
+
+/* A registered-file slot that holds the open file behind fd; -EBADF, or -ENFILE when all are taken. */
+int ta_uring_capture(int fd)
+{
+	struct ta_process *process = ta_process();
+	struct ta_uring *uring = the_uring();
+	int saved_errno = errno;
+	uint32_t hold;
+	int result;
+
+	ta_lock(&process->offload_lock);
+	if (uring->free_hold_count == 0) {
+		ta_unlock(&process->offload_lock);
+		return -ENFILE;
+	}
+	hold = uring->free_holds[--uring->free_hold_count];
+	ta_unlock(&process->offload_lock);
+	result = io_uring_register_files_update(&uring->ring, hold, &fd, 1);
+	errno = saved_errno;
+	if (result == 1)
+		return (int)hold;
+	ta_lock(&process->offload_lock);
+	uring->free_holds[uring->free_hold_count++] = hold;
+	ta_unlock(&process->offload_lock);
+	return result != -EBADF || ring_is_lost(uring) ? -ENFILE : -EBADF;
+}
+
+void ta_uring_release(int hold)
+{
+	struct ta_process *process = ta_process();
+	struct ta_uring *uring = the_uring();
+	int saved_errno = errno;
+	int nothing = -1;
+
+	io_uring_register_files_update(&uring->ring, (unsigned)hold, &nothing, 1);
+	errno = saved_errno;
+	ta_lock(&process->offload_lock);
+	uring->free_holds[uring->free_hold_count++] = (uint32_t)hold;
+	ta_unlock(&process->offload_lock);
+}
+
+static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
+{
+	const uint64_t one = 1;
+	bool ring_doorbell;
+
+	/* offload_lock is held, and let go. */
+	if (!operation->is_queued) {
+		operation->is_queued = true;
+		operation->queue_next = NULL;
+		if (uring->queue_tail)
+			uring->queue_tail->queue_next = operation;
+		else
+			uring->queue_head = operation;
+		uring->queue_tail = operation;
+	}
+	ring_doorbell = uring->asleep;
+	uring->asleep = false;
+	ta_unlock(&ta_process()->offload_lock);
+	if (ring_doorbell)
+		ta_syscall3(SYS_write, uring->doorbell, &one, sizeof(one));
+}
+
+void ta_uring_submit(struct ta_operation *operation)
+{
+	ta_lock(&ta_process()->offload_lock);
+	enqueue(the_uring(), operation);
+}
+
+/*
+ * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which keeps the operation from ending and its
+ * address from meaning another; the kernel's call does not wait for it.
+ */
+int ta_uring_cancel(struct ta_operation *operation)
+{
+	struct io_uring_sync_cancel_reg target;
+	int saved_errno = errno;
+	int result;
+
+	memset(&target, 0, sizeof(target));
+	target.addr = (uint64_t)(uintptr_t)operation;
+	target.fd = -1;
+	/* Not even a moment: what has begun to end, ends by itself. */
+	target.timeout.tv_sec = 0;
+	target.timeout.tv_nsec = 0;
+	result = io_uring_register_sync_cancel(&the_uring()->ring, &target);
+	errno = saved_errno;
+	return result < 0 ? result : 0;
+}
+
+void ta_uring_abandon(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	if (operation->state != TA_OPERATION_RUNNING) {
+		ta_unlock(&process->offload_lock);
+		return;
+	}
+	operation->abandon_wanted = true;
+	enqueue(the_uring(), operation);
+}

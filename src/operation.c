@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Operations: requests that the library carries out itself, because the kernel would make io_submit wait for them.
+ *
+ * An operation is prepared inside io_submit (checked as the kernel would, vector copied, file captured), started once its batch is accepted, and
+ * ended by the offloader.  It belongs to the submitting thread until it is started, then to the offloader; offload_lock guards the pool and the
+ * streams.
+ *
+ * A *stream* is one direction of a pipe, socket or terminal.  Its operations run one at a time in order of submission; a write to a blocking
+ * descriptor goes on until all of it is written.  Streams are found by what the descriptor is, not by its number, so duplicates share one.
+ *
+ * The program's eventfd must be signalled at the end, whatever has become of its number.  A *proxy* does that: a POLL request for nothing, on an
+ * eventfd of ours that never fires, given to the kernel with the program's eventfd as its IOCB_FLAG_RESFD.  Cancelling it makes the kernel signal
+ * with its own reference and its own saturating arithmetic.  No descriptor of the program is duplicated for it.
+ */
+#include "internal.h"
+
+#include "offload.h"
+#include "pool.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* The data field of a proxy's event tells it from a wake-up. */
+#define PROXY_TAG ((void *)1)
+
+struct ta_stream {
+	struct ta_stream *next;
+	uint64_t device;
+	uint64_t inode;
+	bool writes;
+	uint32_t users;	/* operations prepared for it, queued or not */
+	struct ta_operation *head; /* the first one runs */
+	struct ta_operation *tail;
+};
+
+/* ---- pool -------------------------------------------------------------------------------------------------------------------------- */
+
+struct ta_operation *ta_operation_alloc(void)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation *operation;
+
+	ta_lock(&process->offload_lock);
+	operation = TA_POOL_TAKE(&process->free_operations, &process->operation_pages, next);
+	ta_unlock(&process->offload_lock);
+	if (operation) {
+		memset(operation, 0, sizeof(*operation));
+		operation->hold = -1;
+		operation->resfd = -1;
+	}
+	return operation;
+}
+
+/* Its file is released already. */
+void ta_operation_free(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	ta_assert(operation->hold < 0);
+	if (operation->vector_bytes > 0)
+		ta_pages_free(operation->vector_memory, operation->vector_bytes);
+	ta_lock(&process->offload_lock);
+	TA_POOL_PUT(&process->free_operations, operation, next);
+	ta_unlock(&process->offload_lock);
+}
+
+/* ---- checks, in the kernel's order -------------------------------------------------------------------------------------------------- */
+
+/* The half of the address space that is the kernel's, seen from a 64-bit process; a 32-bit one has no such addresses. */
+static bool is_kernel_range(const void *address, size_t bytes)
+{
+	uintptr_t end = (uintptr_t)address + bytes;
+
+	return end < (uintptr_t)address || (sizeof(void *) == 8 && (intptr_t)(end | (uintptr_t)address) < 0);
+}
+
+static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
+{
+	unsigned count = (unsigned)iocb->u.v.nr; /* the kernel looks at 32 bits, too */
+	size_t bytes;
+	unsigned i;
+
+	if (count > TA_VECTOR_MAX)
+		return -EINVAL;
+	operation->vector = operation->inline_vector;
+	if (count > TA_OPERATION_VECTOR) {
+		operation->vector_bytes = count * sizeof(struct iovec);
+		operation->vector_memory = ta_pages_alloc(operation->vector_bytes);
+		if (!operation->vector_memory) {
+			operation->vector_bytes = 0;
+			return -EAGAIN;
+		}
+		operation->vector = operation->vector_memory;
+	}
+	bytes = count * sizeof(struct iovec);
+	if (!ta_copy_in(operation->vector, iocb->u.v.vec, bytes))
+		return -EFAULT;
+	operation->vector_count = count;
+	for (i = 0; i < count; i++) {
+		if ((ssize_t)operation->vector[i].iov_len < 0)
+			return -EINVAL;
+		if (is_kernel_range(operation->vector[i].iov_base, operation->vector[i].iov_len))
+			return -EFAULT;
+	}
+	return 0;
+}
+
+static int copy_buffers(struct ta_operation *operation, const struct iocb *iocb)
+{
+	if (iocb->aio_lio_opcode == IO_CMD_PREADV || iocb->aio_lio_opcode == IO_CMD_PWRITEV)
+		return copy_vector(operation, iocb);
+	if (is_kernel_range(iocb->u.c.buf, iocb->u.c.nbytes))
+		return -EFAULT;
+	operation->inline_vector[0] = (struct iovec){ iocb->u.c.buf, iocb->u.c.nbytes };
+	operation->vector = operation->inline_vector;
+	operation->vector_count = 1;
+	return 0;
+}
+
+static int check_offset(const struct ta_operation *operation)
+{
+	int64_t end = operation->offset;
+	unsigned i;
+
+	if (end < 0)
+		return -EINVAL;
+	for (i = 0; i < operation->vector_count; i++)
+		if (__builtin_add_overflow(end, (int64_t)operation->vector[i].iov_len, &end))
+			return -EINVAL;
+	return 0;
+}
+
+static bool is_write(const struct ta_operation *operation)
+{
+	return operation->opcode == IO_CMD_PWRITE || operation->opcode == IO_CMD_PWRITEV;
+}
+
+static int check_access(const struct ta_operation *operation, long flags)
+{
+	long access = flags & O_ACCMODE;
+
+	if (flags & O_PATH || access == O_ACCMODE)
+		return -EBADF;
+	return access == (is_write(operation) ? O_RDONLY : O_WRONLY) ? -EBADF : 0;
+}
+
+/* The checks that io_submit would have made, in its order; the capture of the file is the last. */
+static int check_request(struct ta_context *context, struct ta_operation *operation, const struct iocb *iocb,
+			 long file_flags)
+{
+	int result;
+
+	if (iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0)
+		return -EINVAL;
+	if (file_flags < 0)
+		return (int)file_flags;
+	if (iocb->u.c.flags & IOCB_FLAG_RESFD) {
+		result = ta_kaio_check_resfd(context->kernel_handle, (int)iocb->u.c.resfd);
+		if (result < 0)
+			return result;
+		operation->resfd = (int)iocb->u.c.resfd;
+	}
+	result = check_access(operation, file_flags);
+	if (result == 0)
+		result = copy_buffers(operation, iocb);
+	if (result == 0)
+		result = check_offset(operation);
+	return result;
+}
+
+/* ---- streams -------------------------------------------------------------------------------------------------------------------------- */
+
+/* offload_lock is held. */
+static struct ta_stream *find_stream(struct ta_process *process, const struct ta_file_identity *identity,
+				     bool writes)
+{
+	struct ta_stream *stream;
+
+	for (stream = process->streams; stream; stream = stream->next)
+		if (stream->device == identity->device && stream->inode == identity->inode &&
+		    stream->writes == writes)
+			return stream;
+	stream = TA_POOL_TAKE(&process->free_streams, &process->operation_pages, next);
+	if (!stream)
+		return NULL;
+	*stream = (struct ta_stream){
+		.next = process->streams,
+		.device = identity->device,
+		.inode = identity->inode,
+		.writes = writes,
+	};
+	process->streams = stream;
+	return stream;
+}
+
+/* True if the operation may run now.  offload_lock is held. */
+static bool join_stream(struct ta_operation *operation)
+{
+	struct ta_stream *stream = operation->stream;
+
+	operation->next = NULL;
+	if (stream->tail)
+		stream->tail->next = operation;
+	else
+		stream->head = operation;
+	stream->tail = operation;
+	return stream->head == operation;
+}
+
+static void drop_empty_stream(struct ta_process *process, struct ta_stream *stream)
+{
+	struct ta_stream **link = &process->streams;
+
+	while (*link != stream)
+		link = &(*link)->next;
+	*link = stream->next;
+	TA_POOL_PUT(&process->free_streams, stream, next);
+}
+
+/* Takes an operation out of its stream; returns the one whose turn has come thereby. */
+static struct ta_operation *leave_stream(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	struct ta_stream *stream = operation->stream;
+	struct ta_operation **link, *previous = NULL, *successor = NULL;
+
+	ta_lock(&process->offload_lock);
+	for (link = &stream->head; *link != operation; link = &(*link)->next)
+		previous = *link;
+	*link = operation->next;
+	if (stream->tail == operation)
+		stream->tail = previous;
+	operation->next = NULL;
+	operation->stream = NULL;
+	if (!previous)
+		successor = stream->head;
+	if (--stream->users == 0)
+		drop_empty_stream(process, stream);
+	ta_unlock(&process->offload_lock);
+	return successor;
+}
+
+/* Ties the operation to its stream, without queueing it yet. */
+static int prepare_stream(struct ta_operation *operation, const struct ta_file_identity *identity)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	operation->stream = find_stream(process, identity, is_write(operation));
+	if (operation->stream)
+		operation->stream->users++;
+	ta_unlock(&process->offload_lock);
+	return operation->stream ? 0 : -EAGAIN;
+}
+
+static void forget_stream(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	if (!operation->stream)
+		return;
+	ta_lock(&process->offload_lock);
+	if (--operation->stream->users == 0)
+		drop_empty_stream(process, operation->stream);
+	operation->stream = NULL;
+	ta_unlock(&process->offload_lock);
+}
+
+/* ---- prepare, start, discard ------------------------------------------------------------------------------------------------------------ */
+
+/* A guess that may be wrong: whether asking for an operation makes sense at all. */
+bool ta_offload_possible(void)
+{
+	return atomic_load_explicit(&ta_process()->uring_state, memory_order_relaxed) != TA_URING_REFUSED;
+}
+
+/* Is the request one for the offloader, now that the file is looked at again? */
+static bool is_ours(const struct ta_operation *operation, const struct ta_file_identity *identity,
+		    long file_flags)
+{
+	switch (identity->mode & S_IFMT) {
+	case S_IFIFO:
+	case S_IFSOCK:
+	case S_IFCHR:
+		return true;
+	case S_IFREG:
+	case S_IFBLK:
+		return !is_write(operation) && !(file_flags & O_DIRECT);
+	default:
+		return false;
+	}
+}
+
+static bool is_stream(const struct ta_file_identity *identity)
+{
+	return !S_ISREG(identity->mode) && !S_ISBLK(identity->mode);
+}
+
+/* Everything after the checks.  *operation_is_ours is false if the kernel should have the request after all. */
+static int capture_request(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
+			   bool *operation_is_ours)
+{
+	struct ta_file_identity identity;
+	int result = ta_file_identify(iocb->aio_fildes, &identity);
+
+	if (result < 0)
+		return result;
+	*operation_is_ours = is_ours(operation, &identity, file_flags);
+	if (!*operation_is_ours)
+		return 0;
+	if (is_stream(&identity)) {
+		operation->nonblocking = file_flags & O_NONBLOCK;
+		/* As the kernel has it: pipes ignore an offset, sockets do not. */
+		operation->illegal_seek = S_ISSOCK(identity.mode) && operation->offset > 0;
+		result = prepare_stream(operation, &identity);
+		if (result < 0)
+			return result;
+	}
+	result = ta_uring_capture(iocb->aio_fildes);
+	if (result == -ENFILE) {
+		/* No place to hold one more file: better slowly than not at all. */
+		*operation_is_ours = false;
+		return 0;
+	}
+	operation->hold = result;
+	return result < 0 ? result : 0;
+}
+
+/*
+ * Makes an operation of a read or write.  0 with *prepared NULL: the kernel does it better, or nobody else can.  Errors are what io_submit
+ * returns for such a request.
+ */
+int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_operation **prepared)
+{
+	const struct iocb *iocb = &slot->iocb;
+	struct ta_operation *operation;
+	bool operation_is_ours = false;
+	long file_flags;
+	int result;
+
+	*prepared = NULL;
+	slot->state = TA_SLOT_KERNEL;
+	if (ta_uring_open() < 0)
+		return 0;
+	operation = ta_operation_alloc();
+	if (!operation)
+		return -EAGAIN;
+	operation->context = context;
+	operation->slot = slot;
+	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
+	operation->flags = (int)iocb->aio_rw_flags;
+	operation->offset = iocb->u.c.offset;
+	if (iocb->u.c.flags & IOCB_FLAG_IOPRIO)
+		operation->io_priority = (uint16_t)iocb->aio_reqprio;
+	file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
+	result = check_request(context, operation, iocb, file_flags);
+	if (result == 0)
+		result = capture_request(operation, iocb, file_flags, &operation_is_ours);
+	if (result < 0 || !operation_is_ours) {
+		ta_operation_discard(operation);
+		return result;
+	}
+	slot->state = TA_SLOT_SUBMITTING;
+	*prepared = operation;
+	return 0;
+}
+
+/* Not accepted after all: as if it had never been. */
+void ta_operation_discard(struct ta_operation *operation)
+{
+	forget_stream(operation);
+	if (operation->hold >= 0)
+		ta_uring_release(operation->hold);
+	operation->hold = -1;
+	ta_operation_free(operation);
+}
+
+/* From here on the operation may be found by io_cancel and io_destroy. */
+void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
+{
+	struct ta_context *context = operation->context;
+
+	operation->state = state;
+	if (is_write(operation) || operation->is_sync)
+		atomic_fetch_add(&ta_process()->owed_at_exit, 1);
+	else
+		atomic_fetch_add(&ta_process()->reads_offloaded, 1);
+	if (operation->resfd >= 0)
+		ta_proxy_arm(operation);
+	ta_lock(&context->lock);
+	context->operations++;
+	if (operation->slot) {
+		operation->slot->operation = operation;
+		operation->slot->state = TA_SLOT_OPERATION;
+	}
+	ta_unlock(&context->lock);
+}
+
+void ta_operation_start(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	bool runs = true;
+
+	ta_operation_enroll(operation, TA_OPERATION_QUEUED);
+	if (operation->stream) {
+		ta_lock(&process->offload_lock);
+		runs = join_stream(operation);
+		ta_unlock(&process->offload_lock);
+	}
+	if (runs)
+		ta_uring_submit(operation);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------------------------------------ */
+
+static void settle_exit(struct ta_process *process, bool write_or_sync)
+{
+	if (!write_or_sync)
+		atomic_fetch_sub(&process->reads_offloaded, 1);
+	else if (atomic_fetch_sub(&process->owed_at_exit, 1) == 1)
+		ta_futex_wake(&process->owed_at_exit, INT_MAX);
+}
+
+/* One operation is over: its event, and what was counted for it. */
+void ta_operation_finish(struct ta_operation *operation, long result)
+{
+	bool write_or_sync = is_write(operation) || operation->is_sync;
+
+	if (operation->hold >= 0)
+		ta_uring_release(operation->hold);
+	operation->hold = -1;
+	ta_complete(operation, result);
+	settle_exit(ta_process(), write_or_sync);
+}
+
+/* From the offloader: the operation's last part has ended. */
+void ta_operation_ended(struct ta_operation *operation, long result)
+{
+	struct ta_operation *successor = NULL;
+
+	if (operation->sync) {
+		ta_sync_ended(operation, result);
+		return;
+	}
+	if (result >= 0 || operation->transferred > 0)
+		result = (long)operation->transferred + (result > 0 ? result : 0);
+	if (operation->stream)
+		successor = leave_stream(operation);
+	ta_operation_finish(operation, result);
+	if (successor)
+		ta_uring_submit(successor);
+}
+
+/*
+ * io_cancel of an operation: -EINPROGRESS or -EAGAIN.  Its context's lock is held, so the operation cannot end meanwhile; nothing here waits for
+ * that lock.
+ */
+int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
+{
+	struct ta_process *process = ta_process();
+	bool waits_in_stream;
+
+	if (operation->sync)
+		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
+	ta_lock(&process->offload_lock);
+	if (operation->cancelled) {
+		ta_unlock(&process->offload_lock);
+		return -EINPROGRESS;
+	}
+	waits_in_stream = operation->state == TA_OPERATION_QUEUED && operation->stream &&
+			  operation->stream->head != operation;
+	if (operation->state == TA_OPERATION_QUEUED) {
+		operation->cancelled = true;
+		ta_unlock(&process->offload_lock);
+		/* One at the head is in the ring thread's queue already. */
+		if (waits_in_stream)
+			ta_uring_submit(operation);
+		return -EINPROGRESS;
+	}
+	ta_unlock(&process->offload_lock);
+	if (operation->stream && ta_uring_cancel(operation) == 0)
+		return -EINPROGRESS;
+	return -EAGAIN;
+}
+
+/* io_destroy: as cancel, but nothing is left undone where the answer would be "too late". */
+void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
+{
+	if (ta_operation_cancel(operation, work) == -EAGAIN && operation->stream)
+		ta_uring_abandon(operation);
+}
+
+/* ---- eventfds -------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Where the kernel has no place for the proxy, the eventfd will be signalled by its number. */
+void ta_proxy_arm(struct ta_operation *operation)
+{
+	struct ta_context *context = operation->context;
+	struct iocb *list = &operation->proxy;
+	int wake_fd = ta_kaio_wake_fd();
+
+	if (wake_fd < 0)
+		return;
+	operation->proxy.data = PROXY_TAG;
+	operation->proxy.aio_lio_opcode = IO_CMD_POLL;
+	operation->proxy.aio_fildes = wake_fd;
+	operation->proxy.u.c.flags = IOCB_FLAG_RESFD;
+	operation->proxy.u.c.resfd = (unsigned)operation->resfd;
+	ta_lock(&context->lock);
+	context->proxies++;
+	ta_unlock(&context->lock);
+	if (ta_kaio_submit(context->kernel_handle, 1, &list) == 1) {
+		operation->has_proxy = true;
+		return;
+	}
+	ta_lock(&context->lock);
+	context->proxies--;
+	ta_unlock(&context->lock);
+}
+
+/* The request's event is visible: signals its eventfd. */
+void ta_proxy_fire(struct ta_operation *operation)
+{
+	struct ta_context *context = operation->context;
+	struct io_event unused_event;
+
+	if (operation->has_proxy)
+		ta_kaio_cancel(context->kernel_handle, &operation->proxy, &unused_event);
+	else
+		ta_eventfd_signal(context, operation->resfd);
+}
+
+/* Adds one to an eventfd of the program, never waiting: the kernel's own way saturates. */
+void ta_eventfd_signal(struct ta_context *context, int eventfd)
+{
+	struct pollfd writable = { .fd = eventfd, .events = POLLOUT };
+	const struct timespec zero = { 0, 0 };
+	const uint64_t one = 1;
+
+	if (ta_kaio_post(context->kernel_handle, eventfd) != -EAGAIN)
+		return;
+	/* No place in the ring.  At its maximum an eventfd is not writable, and readable as it should be. */
+	if (ta_syscall5(SYS_ppoll, &writable, 1, &zero, NULL, 8) == 1)
+		ta_syscall3(SYS_write, eventfd, &one, sizeof(one));
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Assistants: threads that drive a context when something is owed there and no caller is inside.
+ *
+ * Owed is an epoch that a sync waits for, or a trial that has not ended: the program may only watch an eventfd and never call us.  A context asks
+ * for an assistant when it has none (ta_assist_want, under its lock); the assistant takes the driver's role unless a caller has it, and goes when
+ * nothing is owed any more.  A caller takes the role back without asking.  The assistant then looks again every millisecond whether the caller
+ * is still there, instead of waking for each event beside it.
+ *
+ * In a pass-through context the events belong to the program, and nothing tells when one more has come; the assistant scans, at intervals that grow
+ * with how long it has been waiting.
+ *
+ * offload_lock guards the queue of contexts and the count of threads.  An assistant without work goes after a second.
+ */
+#include "internal.h"
+
+#include "progress.h"
+
+#define IDLE_NS 1000000000LL
+#define BESIDE_CALLER_NS 1000000LL
+
+/* The lock is held.  What it finds is started by ta_work_finish, after the lock is released. */
+void ta_assist_want(struct ta_context *context, struct ta_work *work)
+{
+	struct ta_process *process = ta_process();
+
+	if ((context->owed == 0 && context->trials == 0) || context->assisted || context->dying)
+		return;
+	if (context->driver && !context->driver_is_assistant)
+		return;
+	context->assisted = true;
+	context->inside++;
+	ta_lock(&process->offload_lock);
+	context->assist_next = process->assist_head;
+	process->assist_head = context;
+	process->assist_count++;
+	ta_unlock(&process->offload_lock);
+	work->want_assistant = true;
+}
+
+static struct ta_context *next_context(struct ta_process *process)
+{
+	struct ta_context *context;
+
+	ta_lock(&process->offload_lock);
+	context = process->assist_head;
+	if (context) {
+		process->assist_head = context->assist_next;
+		process->assist_count--;
+	}
+	ta_unlock(&process->offload_lock);
+	return context;
+}
+
+/* The lock is held, and let go meanwhile. */
+static void sleep_until_told(struct ta_context *context, int64_t interval_ns)
+{
+	uint32_t seen = atomic_load(&context->assist_word);
+
+	ta_unlock(&context->lock);
+	ta_futex_wait(&context->assist_word, seen, ta_now_ns() + interval_ns);
+	ta_lock(&context->lock);
+}
+
+int64_t ta_scan_interval_ns(int64_t since_ns)
+{
+	int64_t interval_ns = (ta_now_ns() - since_ns) / 8;
+
+	if (interval_ns < 20000)
+		return 20000;
+	return interval_ns > 1000000 ? 1000000 : interval_ns;
+}
+
+/* The lock is held, and let go meanwhile.  False: there is no driving here any more. */
+static bool assist_mediated(struct ta_context *context, struct ta_waiter *self)
+{
+	struct ta_work work = { 0 };
+	int error;
+
+	if (context->driver && context->driver != self) {
+		sleep_until_told(context, BESIDE_CALLER_NS);
+		return true;
+	}
+	context->driver = self;
+	context->driver_is_assistant = true;
+	ta_drain(context, &work);
+	ta_wake_satisfied(context, &work);
+	if (work.tried || work.issue || work.wake_driver) {
+		ta_unlock(&context->lock);
+		ta_work_finish(context, &work);
+		ta_lock(&context->lock);
+		return true;
+	}
+	if (context->owed == 0 && context->trials == 0)
+		return false;
+	ta_drive_once(context, self, TA_NO_DEADLINE, NULL, &error);
+	return error != -EINVAL;
+}
+
+static bool assist_passthrough(struct ta_context *context, int64_t since_ns)
+{
+	struct ta_work work = { 0 };
+
+	ta_passthrough_scan(context, &work);
+	if (work.issue) {
+		ta_unlock(&context->lock);
+		ta_work_finish(context, &work);
+		ta_lock(&context->lock);
+	}
+	if (context->owed == 0)
+		return false;
+	sleep_until_told(context, ta_scan_interval_ns(since_ns));
+	return true;
+}
+
+static void assist(struct ta_context *context)
+{
+	struct ta_waiter self = { .want = UINT32_MAX, .event_fd = -1 };
+	int64_t since_ns = ta_now_ns();
+	struct ta_work work = { 0 };
+	bool more = true;
+
+	ta_lock(&context->lock);
+	while (more && !context->dying && (context->owed > 0 || context->trials > 0))
+		more = context->mode == TA_CONTEXT_PASSTHROUGH ? assist_passthrough(context, since_ns)
+							       : assist_mediated(context, &self);
+	context->assisted = false;
+	ta_driver_leave(context, &self, &work);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	ta_lock(&context->lock);
+	ta_context_leave(context);
+	ta_unlock(&context->lock);
+}
+
+static void *assistant(void *argument)
+{
+	struct ta_process *process = argument;
+
+	for (;;) {
+		uint32_t seen = atomic_load(&process->assist_word);
+		struct ta_context *context = next_context(process);
+		bool timed_out;
+
+		if (context) {
+			assist(context);
+			continue;
+		}
+		ta_lock(&process->offload_lock);
+		process->parked_assistants++;
+		ta_unlock(&process->offload_lock);
+		timed_out = ta_futex_wait(&process->assist_word, seen, ta_now_ns() + IDLE_NS) == -ETIMEDOUT;
+		ta_lock(&process->offload_lock);
+		process->parked_assistants--;
+		if (timed_out && !process->assist_head) {
+			ta_unlock(&process->offload_lock);
+			return NULL;
+		}
+		ta_unlock(&process->offload_lock);
+	}
+}
+
+/* No thread is to be had: the contexts go without, and what is owed waits for the next call. */
+static void give_up(struct ta_process *process)
+{
+	struct ta_context *context;
+
+	while ((context = next_context(process)) != NULL) {
+		ta_lock(&context->lock);
+		context->assisted = false;
+		ta_context_leave(context);
+		ta_unlock(&context->lock);
+	}
+}
+
+/* Sees to it that the contexts in the queue get their assistants.  No lock is held. */
+void ta_assist_start(void)
+{
+	struct ta_process *process = ta_process();
+	bool enough;
+
+	ta_lock(&process->offload_lock);
+	enough = process->parked_assistants >= process->assist_count;
+	ta_unlock(&process->offload_lock);
+	atomic_fetch_add(&process->assist_word, 1);
+	ta_futex_wake(&process->assist_word, 1);
+	if (!enough && ta_thread_start(assistant, process) < 0)
+		give_up(process);
+}
