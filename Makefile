@@ -6,7 +6,11 @@
 #	make				build/libaio.so.1, build/libaio.a, build/trueaio
 #	make run [CMD='fio job.fio']	see it work, or run a program on it
 #	make check			every test, built with -Werror
-#	make help			the other targets
+#	make check-clients		real programs on the library
+#	make bench			what the library costs, beside the system's
+#	make install, uninstall		PREFIX is /usr/local; DESTDIR works
+#	make dependencies		the packages that all of these need; each installs its own
+#	make format, tidy, clean
 #
 # CC=clang, LTO=1 and SANITIZE=address|undefined|thread work with every target. A sanitizer has a build
 # directory of its own, build/address for one; other changes of flags rebuild what is in build/.
@@ -39,10 +43,11 @@ LIBURING	:= -l:liburing.a
 CHECKED		:= -DTA_ASSERTIONS
 
 ifdef LTO
-ALL_CFLAGS	+= -flto
-ALL_LDFLAGS	+= -flto $(CFLAGS)
+LTO_FLAG	:= -flto$(if $(IS_CLANG),,=auto)
+ALL_CFLAGS	+= $(LTO_FLAG)
+ALL_LDFLAGS	+= $(LTO_FLAG) $(CFLAGS)
 # The archive has to hold machine code: its reader may use another compiler, and objcopy has to read it.
-RELOCATABLE	:= -flto $(if $(IS_CLANG),,-flinker-output=nolto-rel) $(CFLAGS)
+RELOCATABLE	:= $(LTO_FLAG) $(if $(IS_CLANG),,-flinker-output=nolto-rel) $(CFLAGS)
 endif
 
 ifdef SANITIZE
@@ -77,7 +82,7 @@ MAN_PAGES	:= $(wildcard man/*.[1-8])
 all: $(B)/libaio.so.1 $(B)/libaio.so $(B)/libaio.a $(if $(CLI_OBJECTS),$(B)/trueaio)
 
 # Objects are newer than the flags they were compiled with: the file changes only when the flags do.
-FLAGS		:= $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)
+FLAGS		:= $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(VERSION)
 $(B)/flags: always
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
@@ -205,11 +210,13 @@ check-clients:
 
 # Use.
 
-.PHONY: run bench dependencies
+.PHONY: run run-build bench dependencies
 run:
 	@CC='$(CC)' scripts/install-dependencies build run
-	@$(MAKE) --no-print-directory $(JOBS) all $(B)/fsync_promise
+	@$(MAKE) --no-print-directory $(JOBS) run-build
 	@CMD='$(subst ','\'',$(value CMD))' scripts/run $(B)
+
+run-build: all $(B)/fsync_promise
 
 bench:
 	@CC='$(CC)' scripts/install-dependencies build bench

@@ -124,9 +124,21 @@ static void free_context(struct ta_process *process, struct ta_context *context)
 	ta_unlock(&process->table_lock);
 }
 
+/*
+ * How many requests an idle kernel context of this ring takes: it hands out free places in batches (kernel: ioctx_alloc, req_batch).  Ours take no
+ * more, so a full context says so whoever would do the work.
+ */
+static uint32_t capacity_of(const struct ta_ring *ring)
+{
+	uint32_t places = ring->event_count - 1;
+	uint32_t batch = places / (4 * ta_possible_cpus());
+
+	return batch > 1 ? places / batch * batch : places;
+}
+
 static int alloc_slots(struct ta_context *context)
 {
-	uint32_t count = context->ring->event_count - 1;
+	uint32_t count = capacity_of(context->ring);
 	uint32_t i;
 
 	context->slots = ta_pages_alloc(count * sizeof(*context->slots));

@@ -3,8 +3,9 @@
  * What a descriptor is, as far as sending a request the right way needs to know.
  *
  * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers are closed and reused, and glusterfs
- * switches O_DIRECT on and off between requests.  A stale hint sends a request the slower way or lets io_submit wait as it always did; it never
- * changes what the request does.
+ * switches O_DIRECT on and off between requests.  A stale hint sends a request the slower way or lets io_submit wait for a disk as it always did;
+ * it never changes what the request does.  One mistake would not do: a number that has become a pipe, socket or terminal may hold its caller for
+ * ever.  So what goes to the kernel without RWF_NOWAIT is asked about in each batch, by the cheapest call that tells (lseek, about 100 ns).
  */
 #include "internal.h"
 
@@ -141,7 +142,9 @@ static enum ta_file_class classify(struct ta_descriptor *descriptor)
 	case S_IFSOCK:
 		return TA_FILE_STREAM;
 	case S_IFCHR:
-		return is_terminal(descriptor->number) ? TA_FILE_STREAM : TA_FILE_KERNEL;
+		if (is_terminal(descriptor->number))
+			return TA_FILE_STREAM;
+		return can_say_would_block(descriptor->number) ? TA_FILE_DEVICE : TA_FILE_KERNEL;
 	case S_IFREG:
 	case S_IFBLK:
 		return flags & O_DIRECT ? TA_FILE_KERNEL : class_of_file(descriptor, &identity);
@@ -153,4 +156,13 @@ static enum ta_file_class classify(struct ta_descriptor *descriptor)
 void ta_file_classify(struct ta_descriptor *descriptor)
 {
 	descriptor->file_class = (uint8_t)classify(descriptor);
+}
+
+/* Has the number become a stream since its class was read?  Then the class is, too. */
+bool ta_file_became_stream(struct ta_descriptor *descriptor)
+{
+	if (ta_syscall3(SYS_lseek, descriptor->number, 0, SEEK_CUR) != -ESPIPE)
+		return false;
+	ta_file_classify(descriptor);
+	return descriptor->file_class == TA_FILE_STREAM;
 }

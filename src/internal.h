@@ -78,6 +78,7 @@ _Static_assert(sizeof(void *) != 8 || sizeof(struct ta_slot) == 128, "two cache 
 /* What a descriptor is, as far as a submission must know. */
 enum ta_file_class {
 	TA_FILE_KERNEL,	  /* kernel AIO does all of it without waiting, or as well as can be had */
+	TA_FILE_DEVICE,	  /* the same, and reads can say "would block" */
 	TA_FILE_BUFFERED, /* reads go through the page cache, and RWF_NOWAIT tells a miss */
 	TA_FILE_SLOW,	  /* reads go through the page cache, and only trying them tells */
 	TA_FILE_STREAM,	  /* pipe, socket, terminal: may wait for ever, order matters */
@@ -90,6 +91,7 @@ struct ta_descriptor {
 	uint8_t trial_pause;  /* reads to send to the offloader without a trial */
 	uint8_t trial_backoff; /* how many the next miss will send there */
 	int64_t tick_ns;      /* when the class was read: a number may be closed and reused */
+	uint64_t checked_at;  /* the batch in which it was last seen not to have become a stream */
 	uint64_t device;      /* file system of the class, so that it is asked for its type once */
 	struct ta_epoch *open; /* the epoch that new requests join; NULL: none yet */
 	struct ta_epoch *epochs; /* all that are not drained, the open one included */
@@ -134,6 +136,7 @@ struct ta_context {
 	uint32_t used; /* slots that are not free */
 	struct ta_slot *free_slots;
 	uint64_t sequence;
+	uint64_t batches; /* submitted so far */
 
 	struct ta_slot *ready_head; /* ended requests in order of completion */
 	struct ta_slot *ready_tail;
@@ -322,7 +325,7 @@ TA_HIDDEN int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, stru
 TA_HIDDEN int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask);
 TA_HIDDEN int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask);
 TA_HIDDEN int ta_kaio_post(unsigned long handle, int resfd);
-TA_HIDDEN int ta_kaio_check_resfd(unsigned long handle, int resfd);
+TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN int ta_kaio_wake_fd(void);
 TA_HIDDEN int ta_high_descriptor(int fd);
 
@@ -458,6 +461,7 @@ struct ta_file_identity {
 
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
+TA_HIDDEN bool ta_file_became_stream(struct ta_descriptor *descriptor);
 TA_HIDDEN int64_t ta_file_size(int fd);
 
 /* ---- operation.c: requests the library carries out --------------------------------------------------------------------------------- */
@@ -481,6 +485,7 @@ TA_HIDDEN void ta_eventfd_signal(struct ta_context *context, int eventfd);
 /* ---- sync.c: fsync requests ---------------------------------------------------------------------------------------------------------- */
 
 TA_HIDDEN int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_operation **prepared);
+TA_HIDDEN bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb);
 TA_HIDDEN int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity,
 			    int descriptor, int group, uint64_t before, bool *alone);
 TA_HIDDEN void ta_syncs_issue(struct ta_sync *issue);
@@ -497,6 +502,7 @@ TA_HIDDEN void ta_assist_start(void);
 /* ---- passthrough.c ------------------------------------------------------------------------------------------------------------------- */
 
 TA_HIDDEN void ta_passthrough_sync(struct ta_operation *operation);
+TA_HIDDEN void ta_passthrough_finished(struct ta_operation *operation);
 TA_HIDDEN int ta_passthrough_open(struct ta_context *context);
 TA_HIDDEN void ta_passthrough_close(struct ta_context *context);
 TA_HIDDEN int ta_passthrough_submit(struct ta_process *process, struct ta_context *context, long nr,

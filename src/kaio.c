@@ -15,7 +15,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 
 struct sigset_argument {
 	const sigset_t *mask;
@@ -24,6 +23,9 @@ struct sigset_argument {
 
 /* The kernel's sigset_t, which is shorter than the C library's. */
 #define KERNEL_SIGSET_BYTES 8
+
+/* Of aio_rw_flags, none that a kernel has given a meaning. */
+#define UNKNOWN_FLAGS 0x40000000u
 
 /* An address that no process can write: the kernel half on 64-bit machines, the last page below it on 32-bit ones. */
 #define UNWRITABLE ((struct io_event *)(UINTPTR_MAX - 65535))
@@ -90,18 +92,19 @@ int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask)
 }
 
 /*
- * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.  Returns the new number, or fd itself
- * where there is no higher one to be had.  The table grows with its highest number, so it stays below 1,024 whatever the limit.
+ * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.  Not higher than this: a process starts with
+ * room for 64, and growing the table makes a process with threads wait for a grace period of the kernel, some 20 ms inside an io_submit.
+ * Returns the new number, or fd itself where there is no higher one to be had.
  */
+#define HIGH_DESCRIPTOR 48
+
 int ta_high_descriptor(int fd)
 {
-	struct rlimit limit = { 0 };
-	long high, floor;
+	long high;
 
-	if (ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) < 0 || limit.rlim_cur < 64)
+	if (fd >= HIGH_DESCRIPTOR)
 		return fd;
-	floor = limit.rlim_cur > 1024 ? 1024 - 32 : (long)limit.rlim_cur - 16;
-	high = ta_syscall3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor);
+	high = ta_syscall3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR);
 	if (high < 0)
 		return fd;
 	ta_syscall1(SYS_close, fd);
@@ -163,10 +166,10 @@ int ta_kaio_post(unsigned long handle, int resfd)
 }
 
 /*
- * Would the kernel take resfd for an eventfd?  0, -EBADF or -EINVAL.  Asked with a request that the kernel refuses right after it has looked at
- * resfd, for flags that no kernel knows (io_submit checks in this order in all versions).
+ * What would the kernel say to the eventfd and the priority of a request?  0, -EBADF, -EINVAL or -EPERM.  Asked with a request that it refuses
+ * right after it has looked at them, for flags that no kernel knows (io_submit checks in this order in all versions).
  */
-int ta_kaio_check_resfd(unsigned long handle, int resfd)
+int ta_kaio_check(unsigned long handle, const struct iocb *like)
 {
 	struct iocb iocb, *list = &iocb;
 	int wake_fd = ta_kaio_wake_fd();
@@ -177,9 +180,10 @@ int ta_kaio_check_resfd(unsigned long handle, int resfd)
 	memset(&iocb, 0, sizeof(iocb));
 	iocb.aio_lio_opcode = IO_CMD_PREAD;
 	iocb.aio_fildes = wake_fd;
-	iocb.aio_rw_flags = 0x40000000;
-	iocb.u.c.flags = IOCB_FLAG_RESFD;
-	iocb.u.c.resfd = (unsigned)resfd;
+	iocb.aio_rw_flags = UNKNOWN_FLAGS;
+	iocb.aio_reqprio = like->aio_reqprio;
+	iocb.u.c.flags = like->u.c.flags;
+	iocb.u.c.resfd = like->u.c.resfd;
 	result = ta_kaio_submit(handle, 1, &list);
-	return result == -EOPNOTSUPP || result == -EAGAIN ? 0 : (int)result;
+	return result == -EOPNOTSUPP ? 0 : (int)result;
 }

@@ -103,7 +103,8 @@ static void skip_bytes(struct ta_operation *operation, size_t bytes)
 
 static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *operation)
 {
-	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+	/* A stream has no positions, and a socket refuses any but the first. */
+	uint64_t offset = operation->stream ? 0 : (uint64_t)operation->offset + operation->transferred;
 	const struct iovec *vector;
 	unsigned count;
 
@@ -215,8 +216,8 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		ta_operation_ended(operation, result);
 		return;
 	}
-	if (!operation->stream && result == -EAGAIN) {
-		/* XFS says so for blocking files, too; a kernel thread may wait. */
+	if (result == -EAGAIN && !operation->nonblocking) {
+		/* XFS says so for blocking files, and sockets after many wake-ups; a kernel thread may wait. */
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
 	}

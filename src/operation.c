@@ -158,12 +158,13 @@ static int check_request(struct ta_context *context, struct ta_operation *operat
 		return -EINVAL;
 	if (file_flags < 0)
 		return (int)file_flags;
-	if (iocb->u.c.flags & IOCB_FLAG_RESFD) {
-		result = ta_kaio_check_resfd(context->kernel_handle, (int)iocb->u.c.resfd);
+	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO)) {
+		result = ta_kaio_check(context->kernel_handle, iocb);
 		if (result < 0)
 			return result;
-		operation->resfd = (int)iocb->u.c.resfd;
 	}
+	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
+		operation->resfd = (int)iocb->u.c.resfd;
 	result = check_access(operation, file_flags);
 	if (result == 0)
 		result = copy_buffers(operation, iocb);
@@ -184,6 +185,28 @@ static struct ta_stream *find_stream(struct ta_process *process, const struct ta
 		if (stream->device == identity->device && stream->inode == identity->inode &&
 		    stream->writes == writes)
 			return stream;
+	return NULL;
+}
+
+static bool stream_is_busy(const struct ta_file_identity *identity, bool writes)
+{
+	struct ta_process *process = ta_process();
+	bool busy;
+
+	ta_lock(&process->offload_lock);
+	busy = find_stream(process, identity, writes) != NULL;
+	ta_unlock(&process->offload_lock);
+	return busy;
+}
+
+/* offload_lock is held.  NULL: no memory. */
+static struct ta_stream *find_or_make_stream(struct ta_process *process, const struct ta_file_identity *identity,
+					     bool writes)
+{
+	struct ta_stream *stream = find_stream(process, identity, writes);
+
+	if (stream)
+		return stream;
 	stream = TA_POOL_TAKE(&process->free_streams, &process->operation_pages, next);
 	if (!stream)
 		return NULL;
@@ -250,7 +273,7 @@ static int prepare_stream(struct ta_operation *operation, const struct ta_file_i
 	struct ta_process *process = ta_process();
 
 	ta_lock(&process->offload_lock);
-	operation->stream = find_stream(process, identity, is_write(operation));
+	operation->stream = find_or_make_stream(process, identity, is_write(operation));
 	if (operation->stream)
 		operation->stream->users++;
 	ta_unlock(&process->offload_lock);
@@ -310,6 +333,9 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 	if (result < 0)
 		return result;
 	*operation_is_ours = is_ours(operation, &identity, file_flags);
+	if (*operation_is_ours && is_stream(&identity) && (file_flags & O_NONBLOCK))
+		/* The kernel does not wait there; it is ours only if it must stand in line. */
+		*operation_is_ours = stream_is_busy(&identity, is_write(operation));
 	if (!*operation_is_ours)
 		return 0;
 	if (is_stream(&identity)) {
@@ -383,6 +409,7 @@ void ta_operation_discard(struct ta_operation *operation)
 void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 {
 	struct ta_context *context = operation->context;
+	struct ta_work work = { 0 };
 
 	operation->state = state;
 	if (is_write(operation) || operation->is_sync)
@@ -397,7 +424,13 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 		operation->slot->operation = operation;
 		operation->slot->state = TA_SLOT_OPERATION;
 	}
+	if (operation->stream && operation->slot->epoch) {
+		/* What cannot be synchronized must hold up no fsync, and may never end. */
+		ta_epoch_leave(context, operation->slot->epoch, &work);
+		operation->slot->epoch = NULL;
+	}
 	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
 }
 
 void ta_operation_start(struct ta_operation *operation)
@@ -433,7 +466,10 @@ void ta_operation_finish(struct ta_operation *operation, long result)
 	if (operation->hold >= 0)
 		ta_uring_release(operation->hold);
 	operation->hold = -1;
-	ta_complete(operation, result);
+	if (operation->object)
+		ta_passthrough_finished(operation);
+	else
+		ta_complete(operation, result);
 	settle_exit(ta_process(), write_or_sync);
 }
 

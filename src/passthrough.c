@@ -236,7 +236,7 @@ static int hold_sync(struct ta_context *context, struct iocb *object, const stru
 	if (ta_file_identify(copy->aio_fildes, &identity) < 0 ||
 	    (!S_ISREG(identity.mode) && !S_ISDIR(identity.mode) && !S_ISBLK(identity.mode)))
 		return 0;
-	if (signals && ta_kaio_check_resfd(context->kernel_handle, (int)copy->u.c.resfd) < 0)
+	if (!ta_sync_eventfd_is_good(context, copy))
 		return 0;
 	if (copy->u.c.buf || copy->u.c.nbytes || copy->u.c.offset || copy->aio_rw_flags || copy->u.c.__pad3)
 		return 0;
@@ -380,4 +380,16 @@ void ta_passthrough_sync(struct ta_operation *operation)
 			pause_scanning(context, since_ns);
 	}
 	ta_operation_ended(operation, 0);
+}
+
+/* The program has its event; the operation goes. */
+void ta_passthrough_finished(struct ta_operation *operation)
+{
+	struct ta_context *context = operation->context;
+
+	ta_operation_free(operation);
+	ta_lock(&context->lock);
+	context->operations--;
+	ta_context_leave(context);
+	ta_unlock(&context->lock);
 }

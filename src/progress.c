@@ -24,7 +24,9 @@ void ta_assist_want(struct ta_context *context, struct ta_work *work)
 {
 	struct ta_process *process = ta_process();
 
-	if ((context->owed == 0 && context->trials == 0) || context->assisted || context->dying)
+	bool ends_by_itself = context->dying && context->mode == TA_CONTEXT_MEDIATED;
+
+	if ((context->owed == 0 && context->trials == 0) || context->assisted || ends_by_itself)
 		return;
 	if (context->driver && !context->driver_is_assistant)
 		return;
@@ -113,6 +115,14 @@ static bool assist_passthrough(struct ta_context *context, int64_t since_ns)
 	return true;
 }
 
+/* A destroyer drives a mediated context itself; in a pass-through one it waits for what is held there, and that needs scanning. */
+static bool is_wanted(const struct ta_context *context)
+{
+	if (context->dying && context->mode == TA_CONTEXT_MEDIATED)
+		return false;
+	return context->owed > 0 || context->trials > 0;
+}
+
 static void assist(struct ta_context *context)
 {
 	struct ta_waiter self = { .want = UINT32_MAX, .event_fd = -1 };
@@ -121,7 +131,7 @@ static void assist(struct ta_context *context)
 	bool more = true;
 
 	ta_lock(&context->lock);
-	while (more && !context->dying && (context->owed > 0 || context->trials > 0))
+	while (more && is_wanted(context))
 		more = context->mode == TA_CONTEXT_PASSTHROUGH ? assist_passthrough(context, since_ns)
 							       : assist_mediated(context, &self);
 	context->assisted = false;

@@ -131,6 +131,9 @@ static long take(struct ta_context *context, struct io_event *events, long nr, s
 		taken = take_ready(context, events, nr);
 	if (taken < nr)
 		taken += take_from_ring(context, events + taken, nr - taken, work);
+	else if (ta_unlikely(context->proxies > 0 || context->wake_posted))
+		/* Events of our own must not fill a ring whose program reaps one by one. */
+		ta_drain(context, work);
 	/* This thread may have drained the event that was to wake the driver. */
 	if (ta_unlikely(context->driver != NULL))
 		ta_wake_satisfied(context, work);
@@ -240,12 +243,20 @@ bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t d
 	return result == 0;
 }
 
-/* As any other waiter: sleeps until woken.  The lock is held, and let go meanwhile.  0, -ETIMEDOUT or -EINTR. */
+/*
+ * As any other waiter: sleeps until woken.  The lock is held, and let go meanwhile.  0, -ETIMEDOUT, -EINTR, or -EAGAIN where a mask needs an
+ * eventfd and there is none to be had.
+ */
 static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns,
 			       const sigset_t *mask)
 {
 	int result;
 
+	if (mask && self->event_fd < 0) {
+		self->event_fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (self->event_fd < 0)
+			return -EAGAIN;
+	}
 	if (!mask) {
 		ta_unlock(&context->lock);
 		result = ta_futex_wait(&self->word, 0, deadline_ns);
@@ -267,17 +278,6 @@ static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *sel
 	}
 	ta_lock(&context->lock);
 	return result;
-}
-
-/* An eventfd to be woken through, for a waiter with a signal mask. */
-static int prepare_masked_waiter(struct ta_waiter *self)
-{
-	int fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-	if (fd < 0)
-		return fd;
-	self->event_fd = ta_high_descriptor(fd);
-	return 0;
 }
 
 /* Becomes the driver if nobody is, or only an assistant: it stays asleep in the kernel and finds out when it wakes. */
@@ -344,7 +344,7 @@ static void wait_once(struct ta_context *context, struct waiting *waiting, bool 
 		error = sleep_beside_driver(context, &waiting->self, waiting->deadline_ns, mask);
 		waiting->is_over = error < 0;
 	}
-	if (error == -EINTR || error == -EINVAL)
+	if (error < 0 && error != -ETIMEDOUT)
 		waiting->error = error;
 }
 
@@ -398,14 +398,6 @@ static TA_COLD int begin_to_wait(struct ta_context *context, const struct ta_wai
 
 	if (wait->timeout_ns >= 0 && __builtin_add_overflow(waiting.deadline_ns, wait->timeout_ns, &waiting.deadline_ns))
 		waiting.deadline_ns = TA_NO_DEADLINE;
-	if (wait->mask) {
-		int error = prepare_masked_waiter(&waiting.self);
-
-		if (error < 0) {
-			ta_unlock(&context->lock);
-			return taken > 0 ? (int)taken : -EAGAIN;
-		}
-	}
 	return wait_for_events(context, &waiting);
 }
 

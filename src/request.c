@@ -36,7 +36,8 @@ struct batch {
 	struct ta_process *process;
 	struct ta_context *context;
 	struct iocb **iocbs;
-	long count;	/* elements gathered */
+	long count;	 /* elements gathered */
+	uint64_t number; /* of the batch in its context */
 	bool mixed;	/* not the kernel's alone */
 	bool trials;	/* some reads may miss */
 	int error;	/* why gathering ended early */
@@ -72,7 +73,7 @@ static void start_trial(struct batch *batch, struct ta_slot *slot)
 {
 	if (slot->iocb.u.c.flags & IOCB_FLAG_RESFD) {
 		/* The kernel would signal a miss, too: the signal is ours to give.  A bad eventfd is left for the kernel to refuse. */
-		if (ta_kaio_check_resfd(batch->context->kernel_handle, (int)slot->iocb.u.c.resfd) < 0)
+		if (ta_kaio_check(batch->context->kernel_handle, &slot->iocb) < 0)
 			return;
 		slot->iocb.u.c.flags &= ~IOCB_FLAG_RESFD;
 		slot->flags |= TA_SLOT_SIGNAL;
@@ -114,6 +115,13 @@ static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot, st
 		if (!is_read(&slot->iocb))
 			return;
 		break;
+	case TA_FILE_DEVICE:
+		/* A read that says "would block" needs no look at what the number means by now. */
+		if (is_read(&slot->iocb))
+			start_trial(batch, slot);
+		return;
+	case TA_FILE_KERNEL:
+		return;
 	default:
 		break;
 	}
@@ -163,6 +171,11 @@ static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t 
 	slot->epoch->in_flight++;
 	if (ta_unlikely(descriptor->file_class != TA_FILE_KERNEL))
 		route_transfer(batch, slot, descriptor);
+	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) && descriptor->checked_at != batch->number) {
+		descriptor->checked_at = batch->number;
+		if (ta_unlikely(ta_file_became_stream(descriptor)))
+			route_transfer(batch, slot, descriptor);
+	}
 	return 0;
 }
 
@@ -493,6 +506,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		batch.context = context;
 		batch.iocbs = iocbs + total;
 		batch.count = 0;
+		batch.number = ++context->batches;
 		batch.mixed = false;
 		batch.trials = false;
 		batch.error = 0;

@@ -124,6 +124,15 @@ static int join_as_request(struct ta_context *context, struct ta_slot *slot)
 	return result;
 }
 
+/* An fsync has no priority to be checked, whatever its flags say. */
+bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb)
+{
+	struct iocb like = *iocb;
+
+	like.u.c.flags &= IOCB_FLAG_RESFD;
+	return !like.u.c.flags || ta_kaio_check(context->kernel_handle, &like) == 0;
+}
+
 /* What the kernel would refuse at submission, it shall refuse itself. */
 static bool kernel_would_refuse(struct ta_context *context, const struct iocb *iocb,
 				const struct ta_file_identity *identity)
@@ -132,8 +141,7 @@ static bool kernel_would_refuse(struct ta_context *context, const struct iocb *i
 		return true;
 	if (iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags || iocb->u.c.__pad3)
 		return true;
-	return (iocb->u.c.flags & IOCB_FLAG_RESFD) &&
-	       ta_kaio_check_resfd(context->kernel_handle, (int)iocb->u.c.resfd) < 0;
+	return !ta_sync_eventfd_is_good(context, iocb);
 }
 
 static void withdraw(struct ta_operation *operation)

@@ -7,7 +7,7 @@
  */
 #include "sys.h"
 
-#include <limits.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -79,4 +79,27 @@ int ta_thread_start(void *(*function)(void *), void *argument)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
 	return -error;
+}
+
+/* CPUs that the kernel could have, which may be more than there are: the last number in a list like "0-3" or "0,2-7". */
+unsigned ta_possible_cpus(void)
+{
+	static _Atomic unsigned known;
+	char list[64], *digit;
+	unsigned last = 0;
+	long fd, length;
+
+	if (atomic_load(&known))
+		return atomic_load(&known);
+	fd = ta_syscall4(SYS_openat, AT_FDCWD, "/sys/devices/system/cpu/possible", O_RDONLY | O_CLOEXEC, 0);
+	length = fd < 0 ? 0 : ta_syscall3(SYS_read, fd, list, sizeof(list) - 1);
+	if (fd >= 0)
+		ta_syscall1(SYS_close, fd);
+	if (length <= 0)
+		return 1;
+	list[length] = '\0';
+	for (digit = list; *digit; digit++)
+		last = *digit >= '0' && *digit <= '9' ? last * 10 + (unsigned)(*digit - '0') : *digit == '\n' ? last : 0;
+	atomic_store(&known, last + 1);
+	return last + 1;
 }

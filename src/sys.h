@@ -131,6 +131,8 @@ static inline int64_t ta_tick_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+TA_HIDDEN unsigned ta_possible_cpus(void);
+
 /* Zeroed pages that a forked child does not get; NULL when there is no memory. */
 TA_HIDDEN void *ta_pages_alloc(size_t bytes);
 TA_HIDDEN void ta_pages_free(void *pages, size_t bytes);

@@ -20,12 +20,14 @@
 
 static uintptr_t known_value(uintptr_t page, bool write)
 {
-	return page << 1 | (write ? 1 : 0);
+	/* Never zero, which is an empty entry. */
+	return page << 2 | 2 | (write ? 1 : 0);
 }
 
 static bool page_answers(uintptr_t page, bool write)
 {
-	uintptr_t address = page << PAGE_SHIFT;
+	/* Not the first word: in the first page that would be a null pointer, which asks for nothing. */
+	uintptr_t address = (page << PAGE_SHIFT) + 8;
 	uint32_t add_nothing = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, 0);
 	uint32_t unused_word = 0;
 
