@@ -5,7 +5,7 @@
  * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers are closed and reused, and glusterfs
  * switches O_DIRECT on and off between requests.  A stale hint sends a request the slower way or lets io_submit wait for a disk as it always did;
  * it never changes what the request does.  One mistake would not do: a number that has become a pipe, socket or terminal may hold its caller for
- * ever.  So what goes to the kernel without RWF_NOWAIT is asked about in each batch, by the cheapest call that tells (lseek, about 100 ns).
+ * ever.  So what goes to the kernel without RWF_NOWAIT is asked about in each batch, by the cheapest call that tells (about 100 ns).
  */
 #include "internal.h"
 
@@ -134,6 +134,7 @@ static enum ta_file_class classify(struct ta_descriptor *descriptor)
 	struct ta_file_identity identity;
 	long flags = ta_syscall2(SYS_fcntl, descriptor->number, F_GETFL);
 
+	descriptor->is_direct = false;
 	/* What is no open file gets its error from the kernel. */
 	if (flags < 0 || (flags & O_PATH) || ta_file_identify(descriptor->number, &identity) < 0)
 		return TA_FILE_KERNEL;
@@ -147,7 +148,8 @@ static enum ta_file_class classify(struct ta_descriptor *descriptor)
 		return can_say_would_block(descriptor->number) ? TA_FILE_DEVICE : TA_FILE_KERNEL;
 	case S_IFREG:
 	case S_IFBLK:
-		return flags & O_DIRECT ? TA_FILE_KERNEL : class_of_file(descriptor, &identity);
+		descriptor->is_direct = flags & O_DIRECT;
+		return descriptor->is_direct ? TA_FILE_KERNEL : class_of_file(descriptor, &identity);
 	default:
 		return TA_FILE_KERNEL;
 	}
@@ -158,11 +160,18 @@ void ta_file_classify(struct ta_descriptor *descriptor)
 	descriptor->file_class = (uint8_t)classify(descriptor);
 }
 
-/* Has the number become a stream since its class was read?  Then the class is, too. */
-bool ta_file_became_stream(struct ta_descriptor *descriptor)
+/*
+ * Has the number become something that would hold its caller, since its class was read?  Then the class is read again.  A pipe, socket or terminal
+ * has no position to tell; and what was read past the page cache may not be any more.
+ */
+bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read)
 {
-	if (ta_syscall3(SYS_lseek, descriptor->number, 0, SEEK_CUR) != -ESPIPE)
+	if (is_read && descriptor->is_direct) {
+		if (ta_syscall2(SYS_fcntl, descriptor->number, F_GETFL) & O_DIRECT)
+			return false;
+	} else if (ta_syscall3(SYS_lseek, descriptor->number, 0, SEEK_CUR) != -ESPIPE) {
 		return false;
+	}
 	ta_file_classify(descriptor);
-	return descriptor->file_class == TA_FILE_STREAM;
+	return descriptor->file_class != TA_FILE_KERNEL;
 }

@@ -88,10 +88,11 @@ enum ta_file_class {
 struct ta_descriptor {
 	int number;
 	uint8_t file_class;
+	bool is_direct;	     /* O_DIRECT made it TA_FILE_KERNEL */
 	uint8_t trial_pause;  /* reads to send to the offloader without a trial */
 	uint8_t trial_backoff; /* how many the next miss will send there */
 	int64_t tick_ns;      /* when the class was read: a number may be closed and reused */
-	uint64_t checked_at;  /* the batch in which it was last seen not to have become a stream */
+	uint64_t checked_at;  /* the batch in which it was last seen to be what it was */
 	uint64_t device;      /* file system of the class, so that it is asked for its type once */
 	struct ta_epoch *open; /* the epoch that new requests join; NULL: none yet */
 	struct ta_epoch *epochs; /* all that are not drained, the open one included */
@@ -192,6 +193,7 @@ struct ta_operation {
 	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC */
 	uint16_t position; /* in its batch */
 	bool nonblocking; /* the descriptor's O_NONBLOCK: a short write is final */
+	bool retried;	   /* by a thread of the kernel that may wait */
 	bool cancelled;	   /* ends with -ECANCELED before it begins */
 	bool is_sync;
 	bool illegal_seek; /* a socket with an offset */
@@ -461,7 +463,7 @@ struct ta_file_identity {
 
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
-TA_HIDDEN bool ta_file_became_stream(struct ta_descriptor *descriptor);
+TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN int64_t ta_file_size(int fd);
 
 /* ---- operation.c: requests the library carries out --------------------------------------------------------------------------------- */

@@ -216,14 +216,16 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		ta_operation_ended(operation, result);
 		return;
 	}
-	if (result == -EAGAIN && !operation->nonblocking) {
-		/* XFS says so for blocking files, and sockets after many wake-ups; a kernel thread may wait. */
+	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
+		/* XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread may wait: what it says is the answer. */
+		operation->retried = true;
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
 	}
 	if (operation->stream && is_write(operation) && result > 0 && !operation->nonblocking) {
 		skip_bytes(operation, (size_t)result);
 		if (has_rest(operation)) {
+			operation->retried = false;
 			operation->transferred += (size_t)result;
 			issue(uring, operation, 0);
 			return;

@@ -173,7 +173,7 @@ static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t 
 		route_transfer(batch, slot, descriptor);
 	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) && descriptor->checked_at != batch->number) {
 		descriptor->checked_at = batch->number;
-		if (ta_unlikely(ta_file_became_stream(descriptor)))
+		if (ta_unlikely(ta_file_has_changed(descriptor, is_read(&slot->iocb))))
 			route_transfer(batch, slot, descriptor);
 	}
 	return 0;
