@@ -197,8 +197,21 @@ void ta_barrier_drained(struct ta_barrier *barrier, struct ta_epoch *epoch, stru
 }
 
 /*
+ * Those that the leader's call serves: itself and its riders, linked by due_next in order of arrival.  They stay in the queue, so that nothing
+ * overtakes them until their events are visible.
+ */
+struct ta_sync *ta_barrier_group(struct ta_sync *leader)
+{
+	struct ta_sync *group = NULL, *sync;
+
+	for (sync = leader; sync && sync->state == TA_SYNC_RUNNING; sync = sync->next)
+		append_due(&group, sync);
+	return group;
+}
+
+/*
  * The call that the leader was issued for has returned.  Hands back the leader and its riders, linked by due_next in order of arrival, for
- * the caller to complete and release; what becomes due behind them is added to due.
+ * the caller to release; what becomes due behind them is added to due.
  */
 struct ta_sync *ta_barrier_ended(struct ta_barrier *barrier, struct ta_sync *leader, struct ta_sync **due)
 {

@@ -71,6 +71,7 @@ __attribute__((visibility("hidden"))) void ta_barrier_withdraw(struct ta_barrier
 							       struct ta_sync **due);
 __attribute__((visibility("hidden"))) void ta_barrier_drained(struct ta_barrier *barrier, struct ta_epoch *epoch,
 							      struct ta_sync **due);
+__attribute__((visibility("hidden"))) struct ta_sync *ta_barrier_group(struct ta_sync *leader);
 __attribute__((visibility("hidden"))) struct ta_sync *
 ta_barrier_ended(struct ta_barrier *barrier, struct ta_sync *leader, struct ta_sync **due);
 __attribute__((visibility("hidden"))) void ta_barrier_release(struct ta_barrier *barrier, struct ta_sync *sync);

@@ -305,7 +305,10 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 	}
 	context->mode = mode;
 	context->dying = false;
-	context->ring->magic = mode == TA_CONTEXT_MEDIATED ? TA_RING_MAGIC_MEDIATED : TA_RING_MAGIC_KERNEL;
+	/* Atomic for those who check it in a stale handle. */
+	atomic_store_explicit(&context->ring->magic,
+			      mode == TA_CONTEXT_MEDIATED ? TA_RING_MAGIC_MEDIATED : TA_RING_MAGIC_KERNEL,
+			      memory_order_relaxed);
 	ta_lock(&process->table_lock);
 	link_context(process, context, context->kernel_handle);
 	ta_unlock(&process->table_lock);
@@ -374,7 +377,7 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 			/* Not found: it is firing right now, or its io_submit has not reached the kernel yet. */
 			if (ta_kaio_cancel(context->kernel_handle, &slot->iocb, &unused_event) == -EINVAL)
 				again = true;
-		} else if (slot->state == TA_SLOT_OPERATION && slot->operation->stream) {
+		} else if (slot->state == TA_SLOT_OPERATION && slot->operation->is_stream) {
 			ta_operation_abandon(slot->operation, work);
 			again = true;
 		} else if (slot->state == TA_SLOT_SUBMITTING) {

@@ -95,6 +95,16 @@ static bool is_memory_file_system(int fd)
 	}
 }
 
+/* Will the kernel refuse an fsync of the file when it is submitted?  The files of /proc have none, by and large. */
+bool ta_file_cannot_sync(int fd, uint32_t mode)
+{
+	struct statfs status;
+
+	if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISBLK(mode))
+		return true;
+	return !S_ISBLK(mode) && ta_syscall2(SYS_fstatfs, fd, &status) == 0 && status.f_type == PROC_SUPER_MAGIC;
+}
+
 /* Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and overlay cannot. */
 static bool can_say_would_block(int fd)
 {

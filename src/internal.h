@@ -65,7 +65,10 @@ struct ta_slot {
 	struct ta_epoch *epoch; /* NULL: not waited for by an fsync */
 	struct ta_slot *next;	/* in the free list, the ready list or a work list */
 	long result;
-	struct ta_operation *operation;
+	union {
+		struct ta_operation *operation; /* from TA_SLOT_OPERATION on */
+		const void *submitter;		/* of a trial: whose io_submit is still running; NULL: nobody's */
+	};
 	uint64_t sequence; /* by age of submission: io_cancel takes the oldest match */
 	uint8_t state;
 	uint8_t flags;
@@ -153,6 +156,7 @@ struct ta_context {
 	struct ta_context *assist_next; /* in process->assist_head; offload_lock */
 	uint32_t owed;		  /* epochs that a sync waits for: followed even if nobody calls */
 	uint32_t trials;	  /* in the kernel's hands: followed likewise */
+	struct ta_slot *tried;	  /* trials that ended while their io_submit runs, for it to follow */
 	uint32_t operations;	  /* ours that have not ended */
 	uint32_t inside;	  /* threads that sleep here, and completions being announced */
 	_Atomic uint32_t inside_word; /* changes when inside falls to zero while dying */
@@ -196,6 +200,7 @@ struct ta_operation {
 	bool retried;	   /* by a thread of the kernel that may wait */
 	bool cancelled;	   /* ends with -ECANCELED before it begins */
 	bool is_sync;
+	bool is_stream;	   /* stays set when it has left its stream */
 	bool illegal_seek; /* a socket with an offset */
 	bool has_proxy;
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
@@ -260,7 +265,6 @@ struct ta_process {
 	struct ta_stream *streams;	      /* offload_lock */
 	struct ta_stream *free_streams;	      /* offload_lock */
 	uint32_t parked_assistants;	      /* offload_lock */
-	uint32_t assistants;		      /* offload_lock */
 	struct ta_context *assist_head;	      /* contexts that ask for an assistant; offload_lock */
 	uint32_t assist_count;		      /* offload_lock */
 	_Atomic uint32_t assist_word;	      /* changes when assist_queue grows */
@@ -430,7 +434,7 @@ static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slo
 TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct iocb **iocbs);
 TA_HIDDEN int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb);
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
-TA_HIDDEN bool ta_trial_ended(struct ta_slot *slot, long result, struct ta_work *work);
+TA_HIDDEN bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work);
 TA_HIDDEN void ta_work_finish(struct ta_context *context, struct ta_work *work);
 
 /* ---- reap.c: waiting and reaping ---------------------------------------------------------------------------------------------------- */
@@ -463,6 +467,7 @@ struct ta_file_identity {
 
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
+TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN int64_t ta_file_size(int fd);
 

@@ -263,11 +263,13 @@ static unsigned reap(struct ta_uring *uring)
 static bool fall_asleep(struct ta_uring *uring)
 {
 	struct ta_process *process = ta_process();
+	bool asleep;
 
 	ta_lock(&process->offload_lock);
-	uring->asleep = uring->queue_head == NULL;
+	asleep = uring->queue_head == NULL;
+	uring->asleep = asleep;
 	ta_unlock(&process->offload_lock);
-	return uring->asleep;
+	return asleep;
 }
 
 static void wake_up(struct ta_uring *uring)

@@ -24,6 +24,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+
 /* The data field of a proxy's event tells it from a wake-up. */
 #define PROXY_TAG ((void *)1)
 
@@ -339,7 +343,11 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 	if (!*operation_is_ours)
 		return 0;
 	if (is_stream(&identity)) {
+		operation->is_stream = true;
 		operation->nonblocking = file_flags & O_NONBLOCK;
+		/* An io_uring waits for pipes and sockets even so, unless told not to; terminals it does not. */
+		if (operation->nonblocking && !S_ISCHR(identity.mode))
+			operation->flags |= RWF_NOWAIT;
 		/* As the kernel has it: pipes ignore an offset, sockets do not. */
 		operation->illegal_seek = S_ISSOCK(identity.mode) && operation->offset > 0;
 		result = prepare_stream(operation, &identity);
@@ -518,7 +526,7 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 		return -EINPROGRESS;
 	}
 	ta_unlock(&process->offload_lock);
-	if (operation->stream && ta_uring_cancel(operation) == 0)
+	if (operation->is_stream && ta_uring_cancel(operation) == 0)
 		return -EINPROGRESS;
 	return -EAGAIN;
 }
@@ -526,7 +534,7 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 /* io_destroy: as cancel, but nothing is left undone where the answer would be "too late". */
 void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
 {
-	if (ta_operation_cancel(operation, work) == -EAGAIN && operation->stream)
+	if (ta_operation_cancel(operation, work) == -EAGAIN && operation->is_stream)
 		ta_uring_abandon(operation);
 }
 

@@ -17,7 +17,6 @@
 #include "progress.h"
 
 #include <string.h>
-#include <sys/stat.h>
 
 #define BATCH_MAX 256
 
@@ -233,8 +232,7 @@ static int hold_sync(struct ta_context *context, struct iocb *object, const stru
 	bool alone = false;
 	int result;
 
-	if (ta_file_identify(copy->aio_fildes, &identity) < 0 ||
-	    (!S_ISREG(identity.mode) && !S_ISDIR(identity.mode) && !S_ISBLK(identity.mode)))
+	if (ta_file_identify(copy->aio_fildes, &identity) < 0 || ta_file_cannot_sync(copy->aio_fildes, identity.mode))
 		return 0;
 	if (!ta_sync_eventfd_is_good(context, copy))
 		return 0;

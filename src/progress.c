@@ -183,17 +183,24 @@ static void give_up(struct ta_process *process)
 	}
 }
 
-/* Sees to it that the contexts in the queue get their assistants.  No lock is held. */
+/*
+ * Sees to it that the contexts in the queue get their assistants, one each: an assistant that drives one context cannot look at another.  No lock
+ * is held.
+ */
 void ta_assist_start(void)
 {
 	struct ta_process *process = ta_process();
-	bool enough;
+	uint32_t missing;
 
 	ta_lock(&process->offload_lock);
-	enough = process->parked_assistants >= process->assist_count;
+	missing = process->assist_count > process->parked_assistants ? process->assist_count - process->parked_assistants : 0;
 	ta_unlock(&process->offload_lock);
 	atomic_fetch_add(&process->assist_word, 1);
-	ta_futex_wake(&process->assist_word, 1);
-	if (!enough && ta_thread_start(assistant, process) < 0)
-		give_up(process);
+	ta_futex_wake(&process->assist_word, INT32_MAX);
+	while (missing-- > 0) {
+		if (ta_thread_start(assistant, process) < 0) {
+			give_up(process);
+			return;
+		}
+	}
 }

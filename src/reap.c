@@ -43,7 +43,7 @@ static inline struct ta_slot *kernel_event(struct ta_context *context, const str
 	}
 	if (ta_unlikely(slot->flags & TA_SLOT_TRIAL)) {
 		context->trials--;
-		if (!ta_trial_ended(slot, (long)event->res, work))
+		if (!ta_trial_ended(context, slot, (long)event->res, work))
 			return NULL;
 	}
 	if (slot->epoch)

@@ -81,6 +81,7 @@ static void start_trial(struct batch *batch, struct ta_slot *slot)
 	slot->iocb.aio_rw_flags |= RWF_NOWAIT;
 	slot->flags |= TA_SLOT_TRIAL;
 	slot->asked = bytes_asked(&slot->iocb);
+	slot->submitter = batch;
 	batch->context->trials++;
 	batch->trials = true;
 }
@@ -271,18 +272,53 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 		work->wake_driver = true;
 }
 
-/* The cache may have missed: the trials of this batch have ended inside the system call, so their events are there. */
-static void settle_trials(struct ta_context *context)
+/* Takes the batch's own out of the trials that have ended, whoever drained them. */
+static void collect_tried(struct batch *batch, struct ta_work *work)
 {
+	struct ta_slot **link = &batch->context->tried;
+
+	while (*link) {
+		struct ta_slot *slot = *link;
+
+		if (slot->submitter != batch) {
+			link = &slot->next;
+			continue;
+		}
+		*link = slot->next;
+		slot->next = work->tried;
+		work->tried = slot;
+	}
+}
+
+/* A trial that has not ended inside the system call (its file is not what it was taken for) is followed by whoever drains it. */
+static void disown_trials(struct batch *batch, long accepted)
+{
+	long i;
+
+	for (i = 0; i < accepted; i++) {
+		struct ta_slot *slot = batch->slots[i];
+
+		/* A slot in new hands has another submitter: the address of a batch is its own while its io_submit runs. */
+		if (slot && slot->submitter == batch)
+			slot->submitter = NULL;
+	}
+}
+
+/* The cache may have missed: the trials of this batch have ended inside the system call, so their events are there. */
+static void settle_trials(struct batch *batch, long accepted)
+{
+	struct ta_context *context = batch->context;
 	struct ta_work work = { 0 };
 
 	ta_lock(&context->lock);
-	/* A destroyer drains by itself, and must find the wake-up it has posted. */
+	/* A destroyer must find the wake-up it has posted; it follows what is left here. */
 	if (!context->dying) {
 		ta_drain(context, &work);
 		ta_wake_satisfied(context, &work);
-		ta_assist_want(context, &work);
 	}
+	collect_tried(batch, &work);
+	disown_trials(batch, accepted);
+	ta_assist_want(context, &work);
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
 }
@@ -450,7 +486,7 @@ static TA_COLD long submit_slowly(struct batch *batch)
 		}
 	}
 	if (trials && accepted > 0)
-		settle_trials(batch->context);
+		settle_trials(batch, accepted);
 	return accepted;
 }
 
@@ -550,11 +586,14 @@ void ta_complete(struct ta_operation *operation, long result)
 }
 
 /*
- * A trial that ended in the kernel: true if its slot can have its event at once; otherwise what is left to do is added to work.  The context's
- * lock is held.
+ * A trial that ended in the kernel: true if its slot can have its event at once.  Otherwise what is left to do looks at the descriptor, the eventfd
+ * and the vector, which are the program's again as soon as io_submit returns: so it is left to the submitter while that is inside, whoever has come
+ * across the event.  The context's lock is held.
  */
-bool ta_trial_ended(struct ta_slot *slot, long result, struct ta_work *work)
+bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work)
 {
+	struct ta_slot **list = slot->submitter ? &context->tried : &work->tried;
+
 	slot->iocb.aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
 	slot->flags &= (uint8_t)~TA_SLOT_TRIAL;
 	if (!(slot->flags & TA_SLOT_SIGNAL) && result != -EAGAIN && (result < 0 || result >= slot->asked)) {
@@ -563,8 +602,8 @@ bool ta_trial_ended(struct ta_slot *slot, long result, struct ta_work *work)
 	}
 	slot->state = TA_SLOT_TRIED;
 	slot->result = result;
-	slot->next = work->tried;
-	work->tried = slot;
+	slot->next = *list;
+	*list = slot;
 	return false;
 }
 

@@ -23,7 +23,7 @@ struct ta_ring {
 	uint32_t event_count; /* slots in the ring; one stays empty */
 	_Atomic uint32_t head;
 	_Atomic uint32_t tail;
-	uint32_t magic;
+	_Atomic uint32_t magic;
 	uint32_t compat_features;
 	uint32_t incompat_features;
 	uint32_t header_length;

@@ -16,7 +16,6 @@
 #include "custody.h"
 #include "offload.h"
 
-#include <sys/stat.h>
 
 struct survey {
 	struct ta_process *process;
@@ -137,7 +136,7 @@ bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb
 static bool kernel_would_refuse(struct ta_context *context, const struct iocb *iocb,
 				const struct ta_file_identity *identity)
 {
-	if (!S_ISREG(identity->mode) && !S_ISDIR(identity->mode) && !S_ISBLK(identity->mode))
+	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode))
 		return true;
 	if (iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags || iocb->u.c.__pad3)
 		return true;
@@ -277,28 +276,44 @@ void ta_syncs_issue(struct ta_sync *due)
 	}
 }
 
-/* The call that the leader was issued for has ended: so have all that rode along, each with an event of its own, in order of arrival. */
-void ta_sync_ended(struct ta_operation *leader, long result)
+/* Gives each of a group its event, in order of arrival. */
+static void finish_group(struct ta_sync *group, const struct ta_operation *leader, long result)
 {
-	struct ta_process *process = ta_process();
-	struct ta_sync *due = NULL, *ended;
-
-	ta_lock(&process->barrier_lock);
-	ended = ta_barrier_ended(&process->barrier, leader->sync, &due);
-	ta_unlock(&process->barrier_lock);
-	while (ended) {
-		struct ta_sync *sync = ended;
+	while (group) {
+		struct ta_sync *sync = group;
 		struct ta_operation *operation = sync->owner;
 
-		ended = sync->due_next;
+		group = sync->due_next;
+		sync->owner = NULL;
 		operation->sync = NULL;
-		ta_lock(&process->barrier_lock);
-		ta_barrier_release(&process->barrier, sync);
-		ta_unlock(&process->barrier_lock);
 		if (operation != leader && operation->custodian)
 			ta_custody_dismiss(operation->custodian);
 		ta_operation_finish(operation, result);
 	}
+}
+
+/*
+ * The call that the leader was issued for has ended: so have all that rode along.  They leave the queue when their events are visible: an fsync that
+ * comes in between must not be over before them.
+ */
+void ta_sync_ended(struct ta_operation *leader, long result)
+{
+	struct ta_process *process = ta_process();
+	struct ta_sync *first = leader->sync, *due = NULL, *group;
+
+	ta_lock(&process->barrier_lock);
+	group = ta_barrier_group(first);
+	ta_unlock(&process->barrier_lock);
+	finish_group(group, leader, result);
+	ta_lock(&process->barrier_lock);
+	group = ta_barrier_ended(&process->barrier, first, &due);
+	while (group) {
+		struct ta_sync *sync = group;
+
+		group = sync->due_next;
+		ta_barrier_release(&process->barrier, sync);
+	}
+	ta_unlock(&process->barrier_lock);
 	ta_syncs_issue(due);
 }
 

@@ -38,20 +38,22 @@ int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns
 	return result == -ETIMEDOUT || result == -EINTR ? (int)result : 0;
 }
 
+/* By the C library's mmap, which the sanitizers watch: an address may come back as other memory. */
 void *ta_pages_alloc(size_t bytes)
 {
-	long pages = ta_syscall(SYS_mmap, 0, (long)bytes, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int saved_errno = errno;
+	void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (pages < 0 && pages > -4096)
+	errno = saved_errno;
+	if (pages == MAP_FAILED)
 		return NULL;
 	ta_syscall3(SYS_madvise, pages, bytes, MADV_DONTFORK);
-	return (void *)pages;
+	return pages;
 }
 
 void ta_pages_free(void *pages, size_t bytes)
 {
-	ta_syscall2(SYS_munmap, pages, bytes);
+	munmap(pages, bytes);
 }
 
 int ta_thread_start(void *(*function)(void *), void *argument)
