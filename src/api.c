@@ -102,7 +102,7 @@ TA_EXPORT int io_destroy(io_context_t ctx)
 {
 	struct ta_process *process;
 
-	if (ta_thread_is_inside())
+	if (ta_thread_is_inside() || ta_thread.calls > 0)
 		return -EAGAIN;
 	process = ta_process_enter();
 	return process ? ta_context_destroy(process, ctx) : -EINVAL;
@@ -137,13 +137,17 @@ TA_EXPORT int io_queue_release(io_context_t ctx)
 TA_EXPORT int io_submit(io_context_t ctx, long nr, struct iocb *iocbs[])
 {
 	struct ta_process *process;
+	int result;
 
 	if (ta_thread_is_inside())
 		return -EAGAIN;
 	process = ta_process_enter();
 	if (ta_unlikely(!process))
 		return -EINVAL;
-	return ta_submit(process, ctx, nr, iocbs);
+	ta_thread.calls++;
+	result = ta_submit(process, ctx, nr, iocbs);
+	ta_thread.calls--;
+	return result;
 }
 
 /* See trueaio_sync_call in libaio.h. */

@@ -77,7 +77,7 @@ static void link_context(struct ta_process *process, struct ta_context *context,
 	process->contexts = context;
 }
 
-/* table_lock and the context's lock are held. */
+/* The handle means nothing any more.  table_lock and the context's lock are held. */
 static void unlink_context(struct ta_process *process, struct ta_context *context)
 {
 	_Atomic(struct ta_context *) *link = bucket_of(process, atomic_load(&context->handle));
@@ -88,12 +88,19 @@ static void unlink_context(struct ta_process *process, struct ta_context *contex
 	atomic_store_explicit(link, atomic_load_explicit(&context->next, memory_order_relaxed),
 			      memory_order_release);
 	atomic_store_explicit(&context->handle, 0, memory_order_relaxed);
+}
+
+/* Nothing is in flight any more: from here on no fsync looks for earlier requests in the context. */
+static void unlist_context(struct ta_process *process, struct ta_context *context)
+{
+	ta_lock(&process->table_lock);
 	if (context->all_previous)
 		context->all_previous->all_next = context->all_next;
 	else
 		process->contexts = context->all_next;
 	if (context->all_next)
 		context->all_next->all_previous = context->all_previous;
+	ta_unlock(&process->table_lock);
 }
 
 /* table_lock is held. */
@@ -328,18 +335,6 @@ void ta_context_leave(struct ta_context *context)
 	}
 }
 
-/* Waits until no thread sleeps or announces in the context.  The lock is held, and let go meanwhile. */
-static void wait_until_left(struct ta_context *context)
-{
-	while (context->inside > 0) {
-		uint32_t seen = atomic_load(&context->inside_word);
-
-		ta_unlock(&context->lock);
-		ta_futex_wait(&context->inside_word, seen, TA_NO_DEADLINE);
-		ta_lock(&context->lock);
-	}
-}
-
 /* Unlinks the context and tells its sleepers.  Returns it locked, or NULL if the handle is none: a second destroy finds nothing. */
 static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t handle)
 {
@@ -387,6 +382,31 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 	return again;
 }
 
+/*
+ * Waits until no thread sleeps or announces in the context.  The lock is held, and let go meanwhile.  A sleeper in the kernel goes when there is an
+ * event; the wake-up that is posted for it needs a place in the ring, and so does the end of each POLL that is cancelled.  Nobody drains
+ * meanwhile, so the event stays until all have seen it.
+ */
+static void wait_until_left(struct ta_context *context, bool wake)
+{
+	while (context->inside > 0) {
+		uint32_t seen = atomic_load(&context->inside_word);
+		struct ta_work work = { 0 };
+		int64_t deadline_ns = TA_NO_DEADLINE;
+
+		if (wake && cancel_endless(context, &work))
+			deadline_ns = 0;
+		ta_unlock(&context->lock);
+		ta_work_finish(context, &work);
+		if (wake && ta_ring_is_empty(context->ring) && ta_kaio_post(context->kernel_handle, -1) < 0)
+			deadline_ns = 0;
+		if (deadline_ns == 0)
+			deadline_ns = ta_now_ns() + CANCEL_RETRY_NS;
+		ta_futex_wait(&context->inside_word, seen, deadline_ns);
+		ta_lock(&context->lock);
+	}
+}
+
 static void free_ready(struct ta_context *context)
 {
 	struct ta_slot *slot;
@@ -421,10 +441,16 @@ static void finish_requests(struct ta_context *context)
 		if (context->used == 0 && context->proxies == 0) {
 			if (context->inside == 0)
 				break;
-			wait_until_left(context);
+			wait_until_left(context, false);
 			continue;
 		}
 		deadline_ns = cancel_endless(context, &work) ? ta_now_ns() + CANCEL_RETRY_NS : TA_NO_DEADLINE;
+		if (work.issue) {
+			ta_unlock(&context->lock);
+			ta_work_finish(context, &work);
+			ta_lock(&context->lock);
+			continue;
+		}
 		ta_drive_once(context, &self, deadline_ns, NULL, &error);
 	}
 	context->driver = NULL;
@@ -448,13 +474,7 @@ int ta_context_destroy(struct ta_process *process, io_context_t handle)
 	if (!context)
 		return -EINVAL;
 	passthrough = context->mode == TA_CONTEXT_PASSTHROUGH;
-	if (context->driver_asleep || context->assisted) {
-		/* Stays in the ring until all who sleep there have left: nobody drains meanwhile. */
-		ta_unlock(&context->lock);
-		ta_kaio_post(context->kernel_handle, -1);
-		ta_lock(&context->lock);
-	}
-	wait_until_left(context);
+	wait_until_left(context, !passthrough);
 	if (!passthrough)
 		finish_requests(context);
 	ta_unlock(&context->lock);
@@ -462,6 +482,7 @@ int ta_context_destroy(struct ta_process *process, io_context_t handle)
 		ta_kaio_destroy(context->kernel_handle);
 		ta_passthrough_close(context);
 	}
+	unlist_context(process, context);
 	ta_lock(&context->lock);
 	ta_assert(context->owed == 0 && !context->waiters && !context->driver);
 	forget_descriptors(context);

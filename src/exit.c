@@ -12,8 +12,8 @@ __attribute__((destructor)) static void drain_at_exit(void)
 	struct ta_process *process = atomic_load(&ta_process_pointer);
 	uint32_t owed;
 
-	/* A child that never called us has inherited nothing. */
-	if (!process || atomic_load(&process->ready) != 2)
+	/* A child that never called us has inherited nothing; a handler that calls exit() inside the library cannot wait for it. */
+	if (!process || atomic_load(&process->ready) != 2 || ta_thread_is_inside())
 		return;
 	while ((owed = atomic_load(&process->owed_at_exit)) > 0)
 		ta_futex_wait(&process->owed_at_exit, owed, TA_NO_DEADLINE);

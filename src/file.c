@@ -61,15 +61,19 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	return 0;
 }
 
-/* The size without asking a server; -1 if there is none to be had. */
-int64_t ta_file_size(int fd)
+/*
+ * Does a read that ended at this offset, short of what was asked for, end there for good?  Only files and block devices have more to give to the
+ * same request; asked without bothering a server.
+ */
+bool ta_file_ends_at(int fd, int64_t offset)
 {
 	struct statx status;
 
-	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, &status) < 0 ||
-	    !S_ISREG(status.stx_mode))
-		return -1;
-	return (int64_t)status.stx_size;
+	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, &status) < 0)
+		return false;
+	if (S_ISREG(status.stx_mode))
+		return offset >= (int64_t)status.stx_size;
+	return !S_ISBLK(status.stx_mode);
 }
 
 /* File systems whose reads are memory copies, or whose files compute their contents: they never wait for a disk. */

@@ -151,6 +151,7 @@ struct ta_context {
 	struct ta_waiter *driver; /* NULL: nobody waits in the kernel */
 	bool driver_is_assistant; /* a caller may take the role from it without asking */
 	bool driver_asleep;	  /* between its unlock before the kernel's wait and its lock after */
+	bool driver_sliced;	  /* and it looks again by itself before long */
 	bool wake_posted;	  /* a wake-up is in the ring and not yet drained */
 	bool assisted;		  /* an assistant is on its way or here */
 	struct ta_context *assist_next; /* in process->assist_head; offload_lock */
@@ -453,6 +454,7 @@ TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const str
 TA_HIDDEN void ta_drain(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_wake_satisfied(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_waiter_wake(struct ta_waiter *waiter);
+TA_HIDDEN bool ta_driver_must_look(struct ta_context *context);
 TA_HIDDEN bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns,
 			     const sigset_t *mask, int *error);
 TA_HIDDEN void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct ta_work *work);
@@ -469,7 +471,7 @@ TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
-TA_HIDDEN int64_t ta_file_size(int fd);
+TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset);
 
 /* ---- operation.c: requests the library carries out --------------------------------------------------------------------------------- */
 
@@ -478,7 +480,7 @@ TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *s
 				   struct ta_operation **prepared);
 TA_HIDDEN void ta_operation_start(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_discard(struct ta_operation *operation);
-TA_HIDDEN void ta_operation_enroll(struct ta_operation *operation, uint8_t state);
+TA_HIDDEN bool ta_operation_enroll(struct ta_operation *operation, uint8_t state);
 TA_HIDDEN void ta_operation_ended(struct ta_operation *operation, long result);
 TA_HIDDEN void ta_operation_finish(struct ta_operation *operation, long result);
 TA_HIDDEN int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work);

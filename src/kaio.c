@@ -165,6 +165,18 @@ int ta_kaio_post(unsigned long handle, int resfd)
 	return result < 0 ? (int)result : -EAGAIN;
 }
 
+/* The wake-up descriptor, made anew if the program has closed what it does not know. */
+static int usable_wake_fd(void)
+{
+	int wake_fd = ta_kaio_wake_fd();
+
+	if (wake_fd >= 0 && ta_syscall2(SYS_fcntl, wake_fd, F_GETFD) < 0) {
+		atomic_compare_exchange_strong(&ta_process()->wake_fd, &(int){ wake_fd + 1 }, 0);
+		wake_fd = ta_kaio_wake_fd();
+	}
+	return wake_fd;
+}
+
 /*
  * What would the kernel say to the eventfd and the priority of a request?  0, -EBADF, -EINVAL or -EPERM.  Asked with a request that it refuses
  * right after it has looked at them, for flags that no kernel knows (io_submit checks in this order in all versions).
@@ -172,11 +184,11 @@ int ta_kaio_post(unsigned long handle, int resfd)
 int ta_kaio_check(unsigned long handle, const struct iocb *like)
 {
 	struct iocb iocb, *list = &iocb;
-	int wake_fd = ta_kaio_wake_fd();
+	int wake_fd = usable_wake_fd();
 	long result;
 
 	if (wake_fd < 0)
-		return wake_fd;
+		return -EAGAIN;
 	memset(&iocb, 0, sizeof(iocb));
 	iocb.aio_lio_opcode = IO_CMD_PREAD;
 	iocb.aio_fildes = wake_fd;

@@ -19,6 +19,8 @@ TA_HIDDEN int ta_uring_open(void);
 TA_HIDDEN int ta_uring_capture(int fd);
 TA_HIDDEN void ta_uring_release(int hold);
 TA_HIDDEN void ta_uring_submit(struct ta_operation *operation);
+/* The same with offload_lock held, which it lets go. */
+TA_HIDDEN void ta_uring_submit_locked(struct ta_operation *operation);
 TA_HIDDEN int ta_uring_cancel(struct ta_operation *operation);
 TA_HIDDEN void ta_uring_abandon(struct ta_operation *operation);
 

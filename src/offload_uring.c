@@ -138,6 +138,25 @@ static void issue_cancel(struct ta_uring *uring, struct ta_operation *operation)
 	io_uring_sqe_set_data64(sqe, DATA_CANCEL);
 }
 
+/* From here on nobody may queue the operation for cancelling; if somebody has, it leaves the queue. */
+static void leave_queue(struct ta_uring *uring, struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation **link, *previous = NULL;
+
+	ta_lock(&process->offload_lock);
+	operation->state = TA_OPERATION_ENDED;
+	if (operation->is_queued) {
+		for (link = &uring->queue_head; *link != operation; link = &(*link)->queue_next)
+			previous = *link;
+		*link = operation->queue_next;
+		if (uring->queue_tail == operation)
+			uring->queue_tail = previous;
+		operation->is_queued = false;
+	}
+	ta_unlock(&process->offload_lock);
+}
+
 /* Takes one operation off the queue; what it is to be is settled under the lock that cancelling takes. */
 static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon, bool *cancelled)
 {
@@ -172,8 +191,10 @@ static void begin_queued(struct ta_uring *uring)
 			issue_cancel(uring, operation);
 		else if (cancelled)
 			ta_operation_ended(operation, -ECANCELED);
-		else if (operation->illegal_seek)
+		else if (operation->illegal_seek) {
+			leave_queue(uring, operation);
 			ta_operation_ended(operation, -ESPIPE);
+		}
 		else {
 			skip_bytes(operation, operation->transferred);
 			issue(uring, operation, 0);
@@ -189,25 +210,6 @@ static bool has_rest(const struct ta_operation *operation)
 		if (operation->vector[i].iov_len > 0)
 			return true;
 	return false;
-}
-
-/* From here on nobody may queue the operation for cancelling; if somebody has, it leaves the queue. */
-static void leave_queue(struct ta_uring *uring, struct ta_operation *operation)
-{
-	struct ta_process *process = ta_process();
-	struct ta_operation **link, *previous = NULL;
-
-	ta_lock(&process->offload_lock);
-	operation->state = TA_OPERATION_ENDED;
-	if (operation->is_queued) {
-		for (link = &uring->queue_head; *link != operation; link = &(*link)->queue_next)
-			previous = *link;
-		*link = operation->queue_next;
-		if (uring->queue_tail == operation)
-			uring->queue_tail = previous;
-		operation->is_queued = false;
-	}
-	ta_unlock(&process->offload_lock);
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -449,12 +451,25 @@ static bool ring_is_lost(struct ta_uring *uring)
 	return true;
 }
 
+/*
+ * Puts a file into a registered slot, or -1 for none: 1, or a negative errno.  By the ring's own descriptor: newer versions of liburing would use the
+ * number that the ring thread has registered, which means nothing (or another ring) in the program's threads.
+ */
+static int update_hold(struct ta_uring *uring, uint32_t hold, int fd)
+{
+	struct io_uring_files_update update;
+
+	memset(&update, 0, sizeof(update));
+	update.offset = hold;
+	update.fds = (uint64_t)(uintptr_t)&fd;
+	return (int)ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_FILES_UPDATE, &update, 1);
+}
+
 /* A registered-file slot that holds the open file behind fd; -EBADF, or -ENFILE when all are taken. */
 int ta_uring_capture(int fd)
 {
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
-	int saved_errno = errno;
 	uint32_t hold;
 	int result;
 
@@ -465,8 +480,7 @@ int ta_uring_capture(int fd)
 	}
 	hold = uring->free_holds[--uring->free_hold_count];
 	ta_unlock(&process->offload_lock);
-	result = io_uring_register_files_update(&uring->ring, hold, &fd, 1);
-	errno = saved_errno;
+	result = update_hold(uring, hold, fd);
 	if (result == 1)
 		return (int)hold;
 	ta_lock(&process->offload_lock);
@@ -479,11 +493,8 @@ void ta_uring_release(int hold)
 {
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
-	int saved_errno = errno;
-	int nothing = -1;
 
-	io_uring_register_files_update(&uring->ring, (unsigned)hold, &nothing, 1);
-	errno = saved_errno;
+	update_hold(uring, (uint32_t)hold, -1);
 	ta_lock(&process->offload_lock);
 	uring->free_holds[uring->free_hold_count++] = (uint32_t)hold;
 	ta_unlock(&process->offload_lock);
@@ -509,6 +520,11 @@ static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
 	ta_unlock(&ta_process()->offload_lock);
 	if (ring_doorbell)
 		ta_syscall3(SYS_write, uring->doorbell, &one, sizeof(one));
+}
+
+void ta_uring_submit_locked(struct ta_operation *operation)
+{
+	enqueue(the_uring(), operation);
 }
 
 void ta_uring_submit(struct ta_operation *operation)

@@ -248,8 +248,8 @@ static void drop_empty_stream(struct ta_process *process, struct ta_stream *stre
 	TA_POOL_PUT(&process->free_streams, stream, next);
 }
 
-/* Takes an operation out of its stream; returns the one whose turn has come thereby. */
-static struct ta_operation *leave_stream(struct ta_operation *operation)
+/* Takes an operation out of its stream, and starts the one whose turn has come thereby; a cancelled one has been started already. */
+static void leave_stream(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
 	struct ta_stream *stream = operation->stream;
@@ -267,8 +267,10 @@ static struct ta_operation *leave_stream(struct ta_operation *operation)
 		successor = stream->head;
 	if (--stream->users == 0)
 		drop_empty_stream(process, stream);
-	ta_unlock(&process->offload_lock);
-	return successor;
+	if (successor && !successor->cancelled)
+		ta_uring_submit_locked(successor);
+	else
+		ta_unlock(&process->offload_lock);
 }
 
 /* Ties the operation to its stream, without queueing it yet. */
@@ -413,11 +415,13 @@ void ta_operation_discard(struct ta_operation *operation)
 	ta_operation_free(operation);
 }
 
-/* From here on the operation may be found by io_cancel and io_destroy. */
-void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
+/* From here on the operation may be found by io_cancel and io_destroy, so it is in its stream by then.  True if it may run at once. */
+bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 {
 	struct ta_context *context = operation->context;
+	struct ta_process *process = ta_process();
 	struct ta_work work = { 0 };
+	bool runs = true;
 
 	operation->state = state;
 	if (is_write(operation) || operation->is_sync)
@@ -432,27 +436,25 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 		operation->slot->operation = operation;
 		operation->slot->state = TA_SLOT_OPERATION;
 	}
-	if (operation->stream && operation->slot->epoch) {
-		/* What cannot be synchronized must hold up no fsync, and may never end. */
-		ta_epoch_leave(context, operation->slot->epoch, &work);
-		operation->slot->epoch = NULL;
-	}
-	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
-}
-
-void ta_operation_start(struct ta_operation *operation)
-{
-	struct ta_process *process = ta_process();
-	bool runs = true;
-
-	ta_operation_enroll(operation, TA_OPERATION_QUEUED);
 	if (operation->stream) {
 		ta_lock(&process->offload_lock);
 		runs = join_stream(operation);
 		ta_unlock(&process->offload_lock);
 	}
-	if (runs)
+	if (operation->is_stream && operation->slot->epoch) {
+		/* What cannot be synchronized must hold up no fsync, and may never end. */
+		ta_epoch_leave(context, operation->slot->epoch, &work);
+		operation->slot->epoch = NULL;
+	}
+	work.wake_driver = ta_driver_must_look(context);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	return runs;
+}
+
+void ta_operation_start(struct ta_operation *operation)
+{
+	if (ta_operation_enroll(operation, TA_OPERATION_QUEUED))
 		ta_uring_submit(operation);
 }
 
@@ -484,8 +486,6 @@ void ta_operation_finish(struct ta_operation *operation, long result)
 /* From the offloader: the operation's last part has ended. */
 void ta_operation_ended(struct ta_operation *operation, long result)
 {
-	struct ta_operation *successor = NULL;
-
 	if (operation->sync) {
 		ta_sync_ended(operation, result);
 		return;
@@ -493,10 +493,8 @@ void ta_operation_ended(struct ta_operation *operation, long result)
 	if (result >= 0 || operation->transferred > 0)
 		result = (long)operation->transferred + (result > 0 ? result : 0);
 	if (operation->stream)
-		successor = leave_stream(operation);
+		leave_stream(operation);
 	ta_operation_finish(operation, result);
-	if (successor)
-		ta_uring_submit(successor);
 }
 
 /*
@@ -519,10 +517,11 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 			  operation->stream->head != operation;
 	if (operation->state == TA_OPERATION_QUEUED) {
 		operation->cancelled = true;
-		ta_unlock(&process->offload_lock);
-		/* One at the head is in the ring thread's queue already. */
+		/* One at the head is in the ring thread's queue, or about to be put there; another must not wait for its turn. */
 		if (waits_in_stream)
-			ta_uring_submit(operation);
+			ta_uring_submit_locked(operation);
+		else
+			ta_unlock(&process->offload_lock);
 		return -EINPROGRESS;
 	}
 	ta_unlock(&process->offload_lock);

@@ -186,12 +186,15 @@ static long submit_tracked(struct ta_context *context, long nr, struct iocb **io
 		if (!tracked[count])
 			break;
 	}
+	/* As in the kernel, io_destroy waits for an io_submit that is inside. */
+	context->inside++;
 	ta_unlock(&context->lock);
 	result = count > 0 ? ta_kaio_submit(context->kernel_handle, count, iocbs) : -EAGAIN;
 	ta_lock(&context->lock);
 	for (i = result > 0 ? result : 0; i < count; i++)
 		if (tracked[i])
 			untrack(context, tracked[i], &work);
+	ta_context_leave(context);
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
 	return result;

@@ -214,6 +214,23 @@ void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct 
 		ta_assist_want(context, work);
 }
 
+static bool may_be_unpostable(const struct ta_context *context)
+{
+	return context->operations > 0 && context->used > context->slot_count / 4;
+}
+
+/*
+ * Must the driver, asleep without a limit, be woken to sleep with one?  Asked while there is still room to post.  True: the caller posts.  The lock
+ * is held.
+ */
+bool ta_driver_must_look(struct ta_context *context)
+{
+	if (!context->driver_asleep || context->driver_sliced || context->wake_posted || !may_be_unpostable(context))
+		return false;
+	context->wake_posted = true;
+	return true;
+}
+
 /*
  * As the driver: sleeps until the ring has an event.  The lock is held, and let go meanwhile.  Returns false when the deadline has passed or
  * *error is set (-EINTR, or -EINVAL if the context is gone).
@@ -225,7 +242,8 @@ bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t d
 	int result;
 
 	*error = 0;
-	if (context->operations > 0 && context->used > context->slot_count / 4) {
+	context->driver_sliced = may_be_unpostable(context);
+	if (context->driver_sliced) {
 		int64_t slice_ns = ta_now_ns() + UNPOSTABLE_SLICE_NS;
 
 		if (slice_ns < until_ns)
@@ -277,6 +295,12 @@ static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *sel
 		result = result > 0 ? 0 : result == 0 ? -ETIMEDOUT : result;
 	}
 	ta_lock(&context->lock);
+	if (self->event_fd >= 0) {
+		uint64_t unused_count;
+
+		/* Under the lock, like the word that is reset next: no wake-up slips in between. */
+		ta_syscall3(SYS_read, self->event_fd, &unused_count, sizeof(unused_count));
+	}
 	return result;
 }
 
@@ -395,10 +419,19 @@ static TA_COLD int begin_to_wait(struct ta_context *context, const struct ta_wai
 		.deadline_ns = wait->timeout_ns < 0 ? TA_NO_DEADLINE : ta_now_ns(),
 		.taken = taken,
 	};
+	int result;
 
+	if (ta_thread.calls > 0) {
+		/* A handler that interrupted another wait of this thread, which may be the one that drives. */
+		ta_unlock(&context->lock);
+		return taken > 0 ? (int)taken : -EINTR;
+	}
 	if (wait->timeout_ns >= 0 && __builtin_add_overflow(waiting.deadline_ns, wait->timeout_ns, &waiting.deadline_ns))
 		waiting.deadline_ns = TA_NO_DEADLINE;
-	return wait_for_events(context, &waiting);
+	ta_thread.calls++;
+	result = wait_for_events(context, &waiting);
+	ta_thread.calls--;
+	return result;
 }
 
 /* io_getevents(3), io_pgetevents, and io_queue_wait (peek).  The arguments are checked; only the handle is not. */

@@ -13,7 +13,7 @@
  */
 #include "internal.h"
 
-#include <limits.h>
+#include <stddef.h>
 #include <string.h>
 
 #ifndef RWF_NOWAIT
@@ -180,6 +180,30 @@ static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t 
 	return 0;
 }
 
+/* A NOOP: counted, and nothing else. */
+static int skip_element(struct batch *batch)
+{
+	batch->slots[batch->count++] = NULL;
+	batch->mixed = true;
+	return 0;
+}
+
+/* The context is full: what the kernel looks at before its free places still counts. */
+static TA_COLD int gather_without_slot(struct batch *batch, const struct iocb *iocb)
+{
+	struct iocb copy;
+
+	memcpy(&copy, iocb, sizeof(copy));
+	if (copy.aio_lio_opcode == IO_CMD_NOOP)
+		return skip_element(batch);
+	return copy.u.c.__pad3 || (long)copy.u.c.nbytes < 0 ? -EINVAL : -EAGAIN;
+}
+
+static void store_key(struct iocb *iocb, unsigned key)
+{
+	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
+}
+
 /* Puts one iocb into a slot.  0, or why the batch ends before it. */
 static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *tick_ns)
 {
@@ -189,15 +213,15 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 
 	if (ta_unlikely(!ta_memory_probe(iocb, sizeof(*iocb), true)))
 		return -EFAULT;
-	if (ta_unlikely(iocb->aio_lio_opcode == IO_CMD_NOOP)) {
-		batch->slots[batch->count++] = NULL;
-		batch->mixed = true;
-		return 0;
-	}
 	slot = ta_slot_take(context);
 	if (ta_unlikely(!slot))
-		return iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0 ? -EINVAL : -EAGAIN;
+		return gather_without_slot(batch, iocb);
+	/* Copied as bytes: an iocb may lie anywhere. */
 	memcpy(&slot->iocb, iocb, sizeof(*iocb));
+	if (ta_unlikely(slot->iocb.aio_lio_opcode == IO_CMD_NOOP)) {
+		ta_slot_free(context, slot);
+		return skip_element(batch);
+	}
 	slot->object = iocb;
 	slot->epoch = NULL;
 	slot->state = TA_SLOT_KERNEL;
@@ -223,7 +247,7 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 		return result;
 	}
 	/* As the kernel does.  The slot keeps the old value until the kernel accepts it, for elements that are given back. */
-	iocb->key = 0;
+	store_key(iocb, 0);
 	batch->slots[batch->count++] = slot;
 	return 0;
 }
@@ -231,6 +255,7 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 static void gather(struct batch *batch, long nr)
 {
 	struct iocb **iocbs = batch->iocbs;
+	struct iocb *iocb;
 	int64_t tick_ns = 0;
 	long i;
 
@@ -238,10 +263,12 @@ static void gather(struct batch *batch, long nr)
 	bool array_is_readable = ta_memory_probe(iocbs, (size_t)nr * sizeof(*iocbs), false);
 
 	for (i = 0; i < nr && batch->error == 0; i++) {
-		if (ta_unlikely(!array_is_readable && !ta_memory_probe(&iocbs[i], sizeof(*iocbs), false)))
+		if (ta_unlikely(!array_is_readable && !ta_memory_probe(&iocbs[i], sizeof(*iocbs), false))) {
 			batch->error = -EFAULT;
-		else
-			batch->error = gather_one(batch, iocbs[i], &tick_ns);
+			return;
+		}
+		memcpy(&iocb, (const char *)iocbs + (size_t)i * sizeof(iocb), sizeof(iocb));
+		batch->error = gather_one(batch, iocb, &tick_ns);
 	}
 }
 
@@ -259,7 +286,7 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 		if (!slot)
 			continue;
 		if (slot->iocb.key != 0)
-			slot->object->key = slot->iocb.key;
+			store_key(slot->object, slot->iocb.key);
 		if (slot->flags & TA_SLOT_TRIAL)
 			context->trials--;
 		if (slot->epoch)
@@ -328,9 +355,14 @@ static void settle_refused(struct batch *batch, long from)
 	struct ta_work work = { 0 };
 
 	ta_lock(&batch->context->lock);
+	/* What follows must not meet the context's successor in the same ring. */
+	batch->context->inside++;
 	give_back(batch, from, &work);
 	ta_unlock(&batch->context->lock);
 	ta_work_finish(batch->context, &work);
+	ta_lock(&batch->context->lock);
+	ta_context_leave(batch->context);
+	ta_unlock(&batch->context->lock);
 }
 
 /*
@@ -496,6 +528,15 @@ static long submit_batch(struct batch *batch, long nr)
 	long result;
 
 	gather(batch, nr);
+	if (ta_unlikely(ta_driver_must_look(batch->context))) {
+		struct ta_work work = { .wake_driver = true };
+
+		batch->context->inside++;
+		ta_unlock(&batch->context->lock);
+		ta_work_finish(batch->context, &work);
+		ta_lock(&batch->context->lock);
+		ta_context_leave(batch->context);
+	}
 	if (ta_unlikely(batch->mixed || batch->trials)) {
 		/* Its requests may all end, and the context be destroyed, before this thread is through. */
 		batch->context->inside++;
@@ -645,14 +686,11 @@ static void note_miss(struct ta_context *context, struct ta_slot *slot)
 /* Has the trial done all that there is to do?  A short count is no miss where the file ends. */
 static bool trial_was_a_hit(const struct ta_slot *slot)
 {
-	int64_t size;
-
 	if (slot->result == -EAGAIN)
 		return false;
 	if (slot->result < 0 || slot->result >= slot->asked)
 		return true;
-	size = ta_file_size(slot->iocb.aio_fildes);
-	return size >= 0 && slot->iocb.u.c.offset + slot->result >= size;
+	return ta_file_ends_at(slot->iocb.aio_fildes, slot->iocb.u.c.offset + slot->result);
 }
 
 /*
@@ -708,7 +746,7 @@ void ta_work_finish(struct ta_context *context, struct ta_work *work)
 	if (ta_likely(!work->tried && !work->issue && !work->wake_driver && !work->want_assistant))
 		return;
 	if (work->wake_driver && ta_kaio_post(context->kernel_handle, -1) < 0) {
-		/* No place in the ring: the driver looks for itself before long, and the next completion tries again. */
+		/* No place in the ring: the driver looks for itself before long (see ta_driver_must_look). */
 		ta_lock(&context->lock);
 		context->wake_posted = false;
 		ta_unlock(&context->lock);

@@ -26,6 +26,7 @@ struct survey {
 	struct ta_sync *sync;
 	int error;
 	bool want_assistant;
+	struct ta_sync *due; /* of other fsyncs */
 	int last_number; /* the latest look-up, since many contexts use the same descriptors */
 	bool last_matches;
 };
@@ -59,6 +60,7 @@ static void survey_epoch(struct survey *survey, struct ta_context *context, stru
 	if (!epoch->sealed) {
 		epoch->sealed = true;
 		epoch->sealed_at = context->sequence;
+		ta_assert(epoch->descriptor->open == epoch);
 		epoch->descriptor->open = NULL;
 	}
 	ta_lock(&survey->process->barrier_lock);
@@ -85,11 +87,21 @@ static void survey_context(struct survey *survey, struct ta_context *context)
 	unsigned i;
 
 	ta_lock(&context->lock);
+	if (context->tracking)
+		ta_passthrough_scan(context, &work);
 	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++)
 		for (descriptor = context->descriptors[i]; descriptor; descriptor = descriptor->next)
 			survey_descriptor(survey, context, descriptor);
 	ta_assist_want(context, &work);
 	survey->want_assistant |= work.want_assistant;
+	while (work.issue) {
+		/* Due by the scan; issued with what else this fsync finds, after the locks. */
+		struct ta_sync *sync = work.issue;
+
+		work.issue = sync->due_next;
+		sync->due_next = survey->due;
+		survey->due = sync;
+	}
 	ta_unlock(&context->lock);
 }
 
@@ -108,16 +120,22 @@ static void survey_all(struct survey *survey)
 static int join_as_request(struct ta_context *context, struct ta_slot *slot)
 {
 	struct ta_descriptor *descriptor;
+	struct ta_epoch *open;
 	int result = 0;
 
 	slot->state = TA_SLOT_KERNEL;
 	ta_lock(&context->lock);
 	descriptor = ta_descriptor_of(context, slot->iocb.aio_fildes);
-	if (!descriptor || (!descriptor->open && ta_epoch_open(context, descriptor) < 0)) {
+	open = descriptor ? descriptor->open : NULL;
+	if (!descriptor || ta_epoch_open(context, descriptor) < 0) {
 		result = -EAGAIN;
 	} else {
+		/* Sealed at its place in the order: the open epoch holds later requests, which a later fsync of the batch leaves out. */
 		slot->epoch = descriptor->open;
-		slot->epoch->in_flight++;
+		slot->epoch->in_flight = 1;
+		slot->epoch->sealed = true;
+		slot->epoch->sealed_at = slot->sequence;
+		descriptor->open = open;
 	}
 	ta_unlock(&context->lock);
 	return result;
@@ -129,7 +147,13 @@ bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb
 	struct iocb like = *iocb;
 
 	like.u.c.flags &= IOCB_FLAG_RESFD;
-	return !like.u.c.flags || ta_kaio_check(context->kernel_handle, &like) == 0;
+	if (like.u.c.flags) {
+		int result = ta_kaio_check(context->kernel_handle, &like);
+
+		/* Anything else (no room to ask in, no descriptor to ask with) says nothing of the eventfd. */
+		return result != -EBADF && result != -EINVAL;
+	}
+	return true;
 }
 
 /* What the kernel would refuse at submission, it shall refuse itself. */
@@ -191,6 +215,7 @@ int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity 
 	survey_all(&survey);
 	if (survey.want_assistant)
 		ta_assist_start();
+	ta_syncs_issue(survey.due);
 	ta_lock(&process->barrier_lock);
 	*alone = survey.error == 0 && ta_barrier_is_alone(survey.sync);
 	ta_unlock(&process->barrier_lock);

@@ -31,9 +31,12 @@ int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns
 	};
 	long result;
 
-	/* FUTEX_WAIT_BITSET, unlike FUTEX_WAIT, takes an absolute time: a restart does not prolong the sleep. */
+	/*
+	 * An absolute time, so that a restart does not prolong the sleep; and always one, because without it the kernel restarts the call
+	 * itself after a handler with SA_RESTART.
+	 */
 	result = ta_syscall(SYS_futex, (long)word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (long)expected,
-			    deadline_ns == TA_NO_DEADLINE ? 0 : (long)&deadline, 0,
+			    (long)&deadline, 0,
 			    (long)FUTEX_BITSET_MATCH_ANY);
 	return result == -ETIMEDOUT || result == -EINTR ? (int)result : 0;
 }

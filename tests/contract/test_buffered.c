@@ -1,0 +1,713 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reads through the page cache, wherever the data is: all there, not there, there in part, cut off
+ * by the end of the file.  The caller sees one and the same: the bytes of the file, the count that
+ * read(2) would have returned, one event, one count of the eventfd.
+ *
+ * Each case runs on several file systems, because they differ in whether and how they can say that
+ * a read would have to wait.  That io_submit does not wait where they cannot is shown with a file
+ * system that keeps its data back until the test releases it (holdfs.h).
+ */
+#include "contract.h"
+#include "holdfs.h"
+
+#include <linux/magic.h>
+
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+
+#define FILE_BYTES ((size_t)1 << 20)
+#define PAGE 4096
+
+/*
+ * A file system and a way to make files in it: one mounted for the case, or "tmpdir", TMPDIR's own.
+ */
+struct place {
+	const char *type;
+	char *directory;
+	struct holdfs *fs;
+	unsigned files_used;
+};
+
+#define PLACE_FILES 8
+
+static bool open_place(struct place *place, const char *type)
+{
+	*place = (struct place){ .type = type };
+	if (strcmp(type, "fuse") == 0) {
+		place->fs = holdfs_mount(PLACE_FILES, FILE_BYTES);
+		return place->fs != NULL;
+	}
+	place->directory = strcmp(type, "tmpdir") == 0
+				   ? strdup(scratch_directory())
+				   : loop_mount(type, strcmp(type, "xfs") == 0 ? "320" : "32");
+	return place->directory != NULL;
+}
+
+static void close_place(struct place *place)
+{
+	if (place->fs)
+		holdfs_unmount(place->fs);
+	else if (strcmp(place->type, "tmpdir") == 0)
+		free(place->directory);
+	else
+		loop_unmount(place->directory);
+}
+
+/* Whether direct transfers have to be aligned there. */
+static bool place_wants_alignment(int fd)
+{
+	struct statfs status;
+
+	ck_assert_int_eq(fstatfs(fd, &status), 0);
+	return status.f_type == EXT4_SUPER_MAGIC || status.f_type == XFS_SUPER_MAGIC;
+}
+
+/* A file with its pattern, none of it in the cache. */
+static int place_file(struct place *place)
+{
+	int fd;
+
+	if (place->fs) {
+		ck_assert_uint_lt(place->files_used, PLACE_FILES);
+		fill_pattern(holdfs_medium(place->fs, place->files_used), 0, FILE_BYTES);
+		return holdfs_open(place->fs, place->files_used++, O_RDWR);
+	}
+	fd = scratch_file_in(place->directory, FILE_BYTES);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	return fd;
+}
+
+static void run_in_place(const char *type, void (*test)(struct place *place))
+{
+	struct place place;
+
+	if (!open_place(&place, type)) {
+		char reason[64];
+
+		snprintf(reason, sizeof(reason), "%s cannot be mounted here", type);
+		SKIP(reason);
+	}
+	test(&place);
+	close_place(&place);
+}
+
+#define CASE_ON_MOUNTS(name)                                                                       \
+	static void name(struct place *place);                                                     \
+	CASE(name##_on_ext4)                                                                       \
+	{                                                                                          \
+		run_in_place("ext4", name);                                                        \
+	}                                                                                          \
+	CASE(name##_on_xfs)                                                                        \
+	{                                                                                          \
+		run_in_place("xfs", name);                                                         \
+	}                                                                                          \
+	CASE(name##_on_tmpfs)                                                                      \
+	{                                                                                          \
+		run_in_place("tmpfs", name);                                                       \
+	}                                                                                          \
+	CASE(name##_on_fuse)                                                                       \
+	{                                                                                          \
+		run_in_place("fuse", name);                                                        \
+	}                                                                                          \
+	static void name(struct place *place)
+
+/* Also where nothing can be mounted. */
+#define CASE_EVERYWHERE(name)                                                                      \
+	static void name(struct place *place);                                                     \
+	CASE(name##_in_tmpdir)                                                                     \
+	{                                                                                          \
+		run_in_place("tmpdir", name);                                                      \
+	}                                                                                          \
+	CASE_ON_MOUNTS(name)
+
+/* What is in the cache when a read comes. */
+enum cached {
+	CACHED_NOTHING,
+	CACHED_ALL,
+	CACHED_FRONT, /* the first two pages of it */
+	CACHED_BACK, /* all but the first page */
+	CACHED_MIDDLE, /* one page, with holes before and behind */
+	CACHED_STATES,
+};
+
+static void cache_pages(int fd, off_t first_page, off_t count)
+{
+	char page[PAGE];
+
+	for (off_t i = first_page; i < first_page + count; i++)
+		ck_assert_int_ge(pread(fd, page, PAGE, i * PAGE), 0);
+}
+
+static void prepare_cache(int fd, enum cached cached, off_t offset, size_t bytes)
+{
+	off_t first = offset / PAGE, last = (offset + (off_t)bytes - 1) / PAGE;
+
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	/* No more than asked for is to come into the cache. */
+	posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+	switch (cached) {
+	case CACHED_NOTHING:
+	case CACHED_STATES:
+		break;
+	case CACHED_ALL:
+		cache_pages(fd, first, last - first + 1);
+		break;
+	case CACHED_FRONT:
+		cache_pages(fd, first, 2);
+		break;
+	case CACHED_BACK:
+		cache_pages(fd, first + 1, last - first);
+		break;
+	case CACHED_MIDDLE:
+		cache_pages(fd, (first + last) / 2, 1);
+		break;
+	}
+}
+
+CASE_EVERYWHERE(reads_are_whole_whatever_is_cached)
+{
+	static const struct {
+		off_t offset;
+		size_t bytes;
+	} rows[] = {
+		{ 0, 1 },
+		{ 0, PAGE },
+		{ 0, 16 * PAGE },
+		{ 5, 3 * PAGE },
+		{ PAGE - 1, 2 },
+		{ 7 * PAGE + 100, 8 * PAGE + 77 },
+		{ 100 * PAGE, 40 * PAGE },
+		{ (off_t)FILE_BYTES - 3 * PAGE, 3 * PAGE },
+		{ 0, FILE_BYTES },
+	};
+	io_context_t ctx = new_context(8);
+	char *buffer = malloc(FILE_BYTES + 1), what[64];
+	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct iocb iocb;
+
+	ck_assert_ptr_nonnull(buffer);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		for (int cached = 0; cached < CACHED_STATES; cached++) {
+			snprintf(what, sizeof(what), "row %zu, cache %d", i, cached);
+			prepare_cache(fd, (enum cached)cached, rows[i].offset, rows[i].bytes);
+			memset(buffer, 0, FILE_BYTES + 1);
+			io_prep_pread(&iocb, fd, buffer, rows[i].bytes, rows[i].offset);
+			io_set_eventfd(&iocb, counter);
+			expect_result(ctx, &iocb, (long)rows[i].bytes, what);
+			expect_pattern(buffer, rows[i].offset, rows[i].bytes, what);
+			ck_assert_msg(buffer[rows[i].bytes] == 0, "%s: more than asked for", what);
+			expect_count(counter, 1, HERE);
+		}
+	}
+	free_context_without_events(ctx, HERE);
+	ck_assert_uint_eq(take_count(counter), 0);
+	free(buffer);
+	close(fd);
+	close(counter);
+}
+
+CASE_EVERYWHERE(reads_across_the_end_are_exact)
+{
+	static const struct {
+		off_t size, offset;
+		size_t bytes;
+		long result;
+	} rows[] = {
+		{ 10 * PAGE + 123, 0, 20 * PAGE, 10 * PAGE + 123 },
+		{ 10 * PAGE + 123, 9 * PAGE + 7, 4 * PAGE, PAGE + 116 },
+		{ 10 * PAGE + 123, 10 * PAGE, PAGE, 123 },
+		{ 10 * PAGE + 123, 10 * PAGE + 122, 100, 1 },
+		{ 10 * PAGE + 123, 10 * PAGE + 123, 100, 0 },
+		{ 10 * PAGE, 8 * PAGE, 4 * PAGE, 2 * PAGE },
+		{ 10 * PAGE, 10 * PAGE, PAGE, 0 },
+		{ 10 * PAGE, 11 * PAGE, PAGE, 0 },
+		{ 1, 0, 3 * PAGE, 1 },
+		{ 0, 0, 3 * PAGE, 0 },
+	};
+	io_context_t ctx = new_context(8);
+	static char buffer[32 * PAGE];
+	char what[64];
+	struct iocb iocb;
+	int fd;
+
+	if (place->fs) {
+		/* Its files have one size. */
+		const off_t size = (off_t)FILE_BYTES;
+
+		fd = place_file(place);
+		for (int cached = 0; cached < CACHED_STATES; cached++) {
+			prepare_cache(fd, (enum cached)cached, size - 4 * PAGE, 4 * PAGE);
+			io_prep_pread(&iocb, fd, buffer, 8 * PAGE, size - 4 * PAGE + 5);
+			expect_result(ctx, &iocb, 4 * PAGE - 5, "across the end");
+			expect_pattern(buffer, size - 4 * PAGE + 5, 4 * PAGE - 5, "across the end");
+			io_prep_pread(&iocb, fd, buffer, PAGE, size);
+			expect_result(ctx, &iocb, 0, "at the end");
+		}
+		close(fd);
+		free_context(ctx);
+		return;
+	}
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		fd = scratch_file_in(place->directory, (size_t)rows[i].size);
+		for (int cached = 0; cached < CACHED_STATES; cached++) {
+			snprintf(what, sizeof(what), "row %zu, cache %d", i, cached);
+			prepare_cache(fd, (enum cached)cached, rows[i].offset, rows[i].bytes);
+			io_prep_pread(&iocb, fd, buffer, rows[i].bytes, rows[i].offset);
+			expect_result(ctx, &iocb, rows[i].result, what);
+			expect_pattern(buffer, rows[i].offset, (size_t)rows[i].result, what);
+		}
+		close(fd);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE_EVERYWHERE(vectored_reads_are_whole_whatever_is_cached)
+{
+	/* Bounds of vectors lie on bounds of pages, beside them, and where the cached part ends. */
+	static const size_t lengths[][4] = {
+		{ PAGE, PAGE, PAGE, 5 * PAGE },	    { 1, 2 * PAGE - 1, PAGE, 5 * PAGE },
+		{ 2 * PAGE - 1, 2, 3 * PAGE, 77 },  { 0, 8 * PAGE, 0, 1 },
+		{ 3 * PAGE + 50, 10, 0, 2 * PAGE },
+	};
+	io_context_t ctx = new_context(8);
+	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	static char buffers[4][8 * PAGE];
+	char what[64];
+
+	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		for (int cached = 0; cached < CACHED_STATES; cached++) {
+			struct iovec vectors[4];
+			struct iocb iocb;
+			size_t total = 0;
+			off_t offset = 20 * PAGE + (off_t)i;
+
+			for (int j = 0; j < 4; j++) {
+				vectors[j] = (struct iovec){ buffers[j], lengths[i][j] };
+				total += lengths[i][j];
+			}
+			snprintf(what, sizeof(what), "row %zu, cache %d", i, cached);
+			prepare_cache(fd, (enum cached)cached, offset, total);
+			memset(buffers, 0, sizeof(buffers));
+			io_prep_preadv(&iocb, fd, vectors, 4, offset);
+			io_set_eventfd(&iocb, counter);
+			iocb.data = what;
+			expect_submitted(ctx, &iocb, what);
+			memset(vectors, 0xff, sizeof(vectors));
+			expect_event(ctx, &iocb, (long)total, what);
+			for (int j = 0; j < 4; j++) {
+				expect_pattern(buffers[j], offset, lengths[i][j], what);
+				offset += (off_t)lengths[i][j];
+			}
+			expect_count(counter, 1, HERE);
+		}
+	}
+	free_context_without_events(ctx, HERE);
+	ck_assert_uint_eq(take_count(counter), 0);
+	close(fd);
+	close(counter);
+}
+
+/* Hits and misses of many requests at a time, each accounted for once. */
+CASE_EVERYWHERE(many_reads_at_a_time_each_end_once)
+{
+	enum { COUNT = 128, ROUNDS = 12, BYTES = 2 * PAGE };
+	io_context_t ctx = new_context(COUNT);
+	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	char *buffers = malloc((size_t)COUNT * BYTES);
+	struct iocb iocbs[COUNT];
+	struct io_event events[COUNT];
+	unsigned random = 12345;
+
+	ck_assert_ptr_nonnull(buffers);
+	for (int round = 0; round < ROUNDS; round++) {
+		bool seen[COUNT] = { false };
+
+		posix_fadvise(fd, 0, 0, round % 2 ? POSIX_FADV_RANDOM : POSIX_FADV_NORMAL);
+		if (round % 4 < 3)
+			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		for (int i = 0; i < COUNT; i++) {
+			random = random * 1103515245 + 12345;
+			io_prep_pread(&iocbs[i], fd, buffers + i * BYTES, BYTES,
+				      (random >> 8) % (FILE_BYTES - BYTES));
+			io_set_eventfd(&iocbs[i], counter);
+		}
+		for (int i = 0; i < COUNT; i += 16)
+			expect_all_submitted(ctx, iocbs + i, 16, HERE);
+		for (int taken = 0; taken < COUNT;) {
+			int got = io_getevents(ctx, 1, COUNT, events, NULL);
+
+			ck_assert_int_gt(got, 0);
+			for (int i = 0; i < got; i++) {
+				long which = events[i].obj - iocbs;
+
+				ck_assert_int_eq((long)events[i].res, BYTES);
+				ck_assert(which >= 0 && which < COUNT && !seen[which]);
+				seen[which] = true;
+				expect_pattern(buffers + which * BYTES, iocbs[which].u.c.offset,
+					       BYTES, HERE);
+			}
+			taken += got;
+		}
+		expect_count(counter, COUNT, HERE);
+		expect_no_event(ctx, HERE);
+	}
+	free_context(ctx);
+	free(buffers);
+	close(fd);
+	close(counter);
+}
+
+static void set_direct(int fd, bool direct)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	ck_assert_int_eq(fcntl(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT), 0);
+}
+
+/* Whether it is direct is a property of the descriptor at the moment of the call. */
+CASE_EVERYWHERE(o_direct_may_be_switched_between_requests)
+{
+	io_context_t ctx = new_context(8);
+	int fd = place_file(place);
+	char *buffer = aligned_buffer(4 * PAGE);
+	bool aligned = place_wants_alignment(fd);
+	struct iocb iocb;
+
+	for (int round = 0; round < 20; round++) {
+		off_t offset = round * 5 * PAGE;
+
+		set_direct(fd, false);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		io_prep_pread(&iocb, fd, buffer + 1, 1000, offset + 3);
+		expect_result(ctx, &iocb, 1000, "buffered");
+		expect_pattern(buffer + 1, offset + 3, 1000, "buffered");
+
+		set_direct(fd, true);
+		io_prep_pread(&iocb, fd, buffer, PAGE, offset);
+		expect_result(ctx, &iocb, PAGE, "direct");
+		expect_pattern(buffer, offset, PAGE, "direct");
+		io_prep_pread(&iocb, fd, buffer + 1, 1000, offset + 3);
+		expect_result(ctx, &iocb, aligned ? -EINVAL : 1000, "direct, misaligned");
+		fill_pattern(buffer, offset, PAGE);
+		io_prep_pwrite(&iocb, fd, buffer, PAGE, offset);
+		expect_result(ctx, &iocb, PAGE, "direct write");
+
+		set_direct(fd, false);
+		io_prep_pread(&iocb, fd, buffer + 1, 1000, offset + 3);
+		expect_result(ctx, &iocb, 1000, "buffered again");
+		expect_pattern(buffer + 1, offset + 3, 1000, "buffered again");
+		fill_pattern(buffer, offset + 7, 100);
+		io_prep_pwrite(&iocb, fd, buffer, 100, offset + 7);
+		expect_result(ctx, &iocb, 100, "buffered write");
+	}
+	free(buffer);
+	free_context_without_events(ctx, HERE);
+	close(fd);
+}
+
+/* The descriptor goes, and its number means another file, before the data has come. */
+CASE_EVERYWHERE(a_read_is_of_the_file_that_the_call_named)
+{
+	io_context_t ctx = new_context(8);
+	int null = open_device("/dev/null", O_RDONLY), fd, number;
+	char buffer[4 * PAGE];
+	struct iocb iocb;
+
+	for (int round = 0; round < PLACE_FILES; round++) {
+		fd = place_file(place);
+		number = fd;
+		io_prep_pread(&iocb, fd, buffer, sizeof(buffer), round * 4 * PAGE);
+		expect_submitted(ctx, &iocb, HERE);
+		ck_assert_int_eq(dup2(null, number), number);
+		expect_event(ctx, &iocb, sizeof(buffer), HERE);
+		expect_pattern(buffer, round * 4 * PAGE, sizeof(buffer), HERE);
+		io_prep_pread(&iocb, number, buffer, 16, 0);
+		expect_result(ctx, &iocb, 0, "the new file");
+		close(number);
+	}
+	free_context_without_events(ctx, HERE);
+	close(null);
+}
+
+/* Whoever has the event may unmount: the library no longer holds the file. */
+CASE_ON_MOUNTS(a_file_system_can_be_unmounted_right_after_the_event)
+{
+	struct place other;
+	io_context_t ctx = new_context(8);
+	char buffer[8 * PAGE];
+	struct iocb iocb;
+
+	(void)place;
+	for (int round = 0; round < 4; round++) {
+		int fd;
+
+		ck_assert(open_place(&other, place->type));
+		fd = place_file(&other);
+		io_prep_pread(&iocb, fd, buffer, sizeof(buffer), 0);
+		expect_submitted(ctx, &iocb, HERE);
+		close(fd);
+		expect_event(ctx, &iocb, sizeof(buffer), HERE);
+		if (other.fs)
+			ck_assert_int_eq(umount2(other.fs->directory, 0), 0);
+		close_place(&other);
+	}
+	free_context(ctx);
+}
+
+struct lock_question {
+	int fd;
+	bool held;
+};
+
+static void ask_for_lock(void *argument)
+{
+	struct lock_question *question = argument;
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	CHILD_CHECK(fcntl(question->fd, F_GETLK, &lock) == 0);
+	CHILD_CHECK((lock.l_type != F_UNLCK) == question->held);
+}
+
+/*
+ * Closing any descriptor of a file drops the record locks of its process: the library must close
+ * none.
+ */
+CASE_EVERYWHERE(record_locks_survive_reads)
+{
+	io_context_t ctx = new_context(64);
+	int fd = place_file(place);
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct lock_question question = { .fd = fd, .held = true };
+	static char buffers[32][PAGE];
+	struct iocb iocbs[32];
+
+	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
+	expect_child_passes(ask_for_lock, &question, "before");
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	for (int i = 0; i < 32; i++)
+		io_prep_pread(&iocbs[i], fd, buffers[i], PAGE, i * 7 * PAGE);
+	expect_all_submitted(ctx, iocbs, 32, HERE);
+	for (int i = 0; i < 32; i++)
+		ck_assert_int_eq((long)take_event(ctx, HERE).res, PAGE);
+	expect_child_passes(ask_for_lock, &question, "after the reads");
+	free_context(ctx);
+	expect_child_passes(ask_for_lock, &question, "after the context");
+	lock.l_type = F_UNLCK;
+	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
+	question.held = false;
+	expect_child_passes(ask_for_lock, &question, "in the end");
+	close(fd);
+}
+
+/*
+ * What a number meant the last time says nothing about the next: it goes through all kinds of
+ * files, and each request is right nevertheless.
+ */
+CASE(a_number_may_mean_another_kind_of_file_each_time)
+{
+	enum { KINDS = 6 };
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES), memory = memfd_create("memory", MFD_CLOEXEC), ends[2],
+	    number;
+	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
+	char *buffer = aligned_buffer(PAGE), *content = malloc(PAGE);
+	int kinds[KINDS] = { file,   reopen_file(file, O_RDONLY | O_DIRECT),
+			     memory, open_device("/dev/zero", O_RDONLY),
+			     0,	     0 };
+	struct iocb iocb;
+
+	if (!fs)
+		SKIP("no FUSE here");
+	ck_assert_ptr_nonnull(content);
+	fill_pattern(content, 0, PAGE);
+	fill_pattern(holdfs_medium(fs, 0), 0, PAGE);
+	ck_assert_int_eq(write(memory, content, PAGE), PAGE);
+	make_pipe(ends, 0);
+	kinds[4] = ends[0];
+	kinds[5] = holdfs_open(fs, 0, O_RDONLY);
+	number = dup(file);
+	for (int round = 0; round < 40 * KINDS; round++) {
+		/* Every pair of neighbours comes in time. */
+		int kind = (round * (1 + round / KINDS % (KINDS - 1))) % KINDS;
+
+		ck_assert_int_eq(dup2(kinds[kind], number), number);
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		posix_fadvise(kinds[5], 0, 0, POSIX_FADV_DONTNEED);
+		if (kind == 4)
+			ck_assert_int_eq(write(ends[1], content, PAGE), PAGE);
+		memset(buffer, 0, PAGE);
+		io_prep_pread(&iocb, number, buffer, PAGE, 0);
+		expect_submitted(ctx, &iocb, HERE);
+		expect_event(ctx, &iocb, PAGE, HERE);
+		if (kind == 3)
+			ck_assert_int_eq(buffer[0], 0);
+		else
+			expect_pattern(buffer, 0, PAGE, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	for (int i = 0; i < KINDS; i++)
+		close(kinds[i]);
+	close(ends[1]);
+	close(number);
+	free(buffer);
+	free(content);
+	holdfs_unmount(fs);
+}
+
+CASE(submit_does_not_wait_for_a_disk_that_cannot_say_so)
+{
+	enum { COUNT = 8 };
+	struct holdfs *fs;
+	struct iocb iocbs[COUNT], other;
+	static char buffers[COUNT][PAGE], bytes[PAGE];
+	io_context_t ctx;
+	int fd, file, ends[2];
+
+	SKIP_ON_REFERENCE("the reads would hold io_submit itself");
+	fs = holdfs_mount(1, FILE_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	ctx = new_context(64);
+	file = scratch_file(FILE_BYTES);
+	make_pipe(ends, 0);
+	fill_pattern(holdfs_medium(fs, 0), 0, FILE_BYTES);
+	fd = holdfs_open(fs, 0, O_RDONLY);
+	holdfs_hold(fs, HOLDFS_READ);
+	for (int i = 0; i < COUNT; i++)
+		io_prep_pread(&iocbs[i], fd, buffers[i], PAGE, i * PAGE);
+	expect_all_submitted(ctx, iocbs, COUNT, HERE);
+	for (unsigned i = 0; i < COUNT; i++)
+		holdfs_wait_arrived(fs, HOLDFS_READ, i);
+	/* Everything else goes on. */
+	expect_works(ctx, "a device");
+	io_prep_pread(&other, file, bytes, PAGE, 0);
+	expect_result(ctx, &other, PAGE, "another file, cached");
+	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+	io_prep_pread(&other, file, bytes, PAGE, PAGE);
+	expect_result(ctx, &other, PAGE, "another file, not cached");
+	expect_pattern(bytes, PAGE, PAGE, HERE);
+	ck_assert_int_eq(write(ends[1], "x", 1), 1);
+	io_prep_pread(&other, ends[0], bytes, 1, 0);
+	expect_result(ctx, &other, 1, "a pipe");
+	/* One by one, the last one first. */
+	for (int i = COUNT - 1; i >= 0; i--) {
+		unsigned index = 0;
+
+		while (holdfs_operation(fs, index).offset != i * PAGE)
+			index++;
+		holdfs_release(fs, index, 0);
+		expect_event(ctx, &iocbs[i], PAGE, HERE);
+		expect_pattern(buffers[i], i * PAGE, PAGE, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	close(fd);
+	close(file);
+	close_pair(ends);
+	holdfs_unmount(fs);
+}
+
+CASE(a_buffered_read_outlives_the_thread_and_the_descriptor)
+{
+	struct holdfs *fs;
+	struct iocb iocb;
+	static char buffer[2 * PAGE];
+	io_context_t ctx;
+	int fd;
+
+	SKIP_ON_REFERENCE("the read would hold io_submit itself");
+	fs = holdfs_mount(1, FILE_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	ctx = new_context(8);
+	fill_pattern(holdfs_medium(fs, 0), 0, FILE_BYTES);
+	fd = holdfs_open(fs, 0, O_RDONLY);
+	holdfs_hold(fs, HOLDFS_READ);
+	io_prep_pread(&iocb, fd, buffer, sizeof(buffer), PAGE);
+	expect_submitted(ctx, &iocb, HERE);
+	close(fd);
+	holdfs_wait_arrived(fs, HOLDFS_READ, 0);
+	expect_no_event(ctx, HERE);
+	holdfs_release_all(fs);
+	expect_event(ctx, &iocb, sizeof(buffer), HERE);
+	expect_pattern(buffer, PAGE, sizeof(buffer), HERE);
+	free_context(ctx);
+	holdfs_unmount(fs);
+}
+
+/*
+ * Lets every read that comes fail, from a thread: with the reference, io_submit itself waits for
+ * it.
+ */
+struct failing_disk {
+	struct worker worker;
+	struct holdfs *fs;
+	_Atomic bool stop;
+};
+
+static void fail_reads(void *argument)
+{
+	struct failing_disk *disk = argument;
+
+	while (!atomic_load(&disk->stop)) {
+		for (unsigned index = 0; index < holdfs_log_length(disk->fs); index++)
+			if (!holdfs_operation(disk->fs, index).answered)
+				holdfs_release(disk->fs, index, EIO);
+		contract_pause();
+	}
+}
+
+/* As read(2) has it: the bytes before the error first, the error when there are none. */
+CASE(a_read_error_behind_good_pages_makes_the_read_short)
+{
+	struct failing_disk disk = { .fs = holdfs_mount(1, FILE_BYTES) };
+	static char buffer[8 * PAGE];
+	struct iocb iocb;
+	io_context_t ctx;
+	int fd;
+
+	if (!disk.fs)
+		SKIP("no FUSE here");
+	ctx = new_context(8);
+	fill_pattern(holdfs_medium(disk.fs, 0), 0, FILE_BYTES);
+	fd = holdfs_open(disk.fs, 0, O_RDONLY);
+	cache_pages(fd, 10, 3);
+	holdfs_hold(disk.fs, HOLDFS_READ);
+	worker_start(&disk.worker, fail_reads, &disk);
+	io_prep_pread(&iocb, fd, buffer, sizeof(buffer), 10 * PAGE + 5);
+	expect_result(ctx, &iocb, 3 * PAGE - 5, "behind three pages");
+	expect_pattern(buffer, 10 * PAGE + 5, 3 * PAGE - 5, HERE);
+	io_prep_pread(&iocb, fd, buffer, sizeof(buffer), 20 * PAGE);
+	expect_result(ctx, &iocb, -EIO, "at once");
+	io_prep_pread(&iocb, fd, buffer, 2 * PAGE, 11 * PAGE);
+	expect_result(ctx, &iocb, 2 * PAGE, "not touched");
+	atomic_store(&disk.stop, true);
+	worker_join(&disk.worker);
+	free_context_without_events(ctx, HERE);
+	close(fd);
+	holdfs_unmount(disk.fs);
+}
+
+CASE(reads_and_writes_through_the_cache_see_each_other)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char written[3 * PAGE], found[3 * PAGE];
+	struct iocb iocb;
+
+	for (int round = 0; round < 50; round++) {
+		off_t offset = round * 5000;
+
+		if (round % 3 == 0)
+			posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		memset(written, 'a' + round % 26, sizeof(written));
+		io_prep_pwrite(&iocb, file, written, sizeof(written), offset);
+		expect_result(ctx, &iocb, sizeof(written), "write");
+		io_prep_pread(&iocb, file, found, sizeof(found), offset);
+		expect_result(ctx, &iocb, sizeof(found), "read");
+		ck_assert_mem_eq(found, written, sizeof(found));
+	}
+	free_context(ctx);
+	close(file);
+}

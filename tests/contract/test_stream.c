@@ -1,0 +1,1159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pipes, sockets and terminals: io_submit never holds its caller for them, requests of one file and
+ * direction are carried out one at a time in the order of submission, and a blocking write is
+ * written whole.
+ *
+ * The reference library does this work inside io_submit, so that most cases would hang there.
+ */
+#include "contract.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+
+#define HOLDS_SUBMIT "the request would hold io_submit itself"
+
+/* What is written to writer can be read from reader. */
+struct stream {
+	const char *name;
+	int reader, writer;
+};
+
+enum stream_kind {
+	STREAM_PIPE,
+	STREAM_SOCKET,
+	STREAM_TCP,
+	STREAM_TERMINAL,
+	STREAM_KINDS,
+};
+
+static void open_tcp(struct stream *stream)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(address);
+	int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	stream->writer = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(server, (struct sockaddr *)&address, length), 0);
+	ck_assert_int_eq(listen(server, 1), 0);
+	ck_assert_int_eq(getsockname(server, (struct sockaddr *)&address, &length), 0);
+	ck_assert_int_eq(connect(stream->writer, (struct sockaddr *)&address, length), 0);
+	stream->reader = accept4(server, NULL, NULL, SOCK_CLOEXEC);
+	ck_assert_int_ge(stream->reader, 0);
+	close(server);
+}
+
+/* Raw, so that bytes are passed on as they come. */
+static void open_terminal(struct stream *stream)
+{
+	struct termios settings;
+	char name[64];
+
+	stream->writer = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(stream->writer, 0);
+	ck_assert(grantpt(stream->writer) == 0 && unlockpt(stream->writer) == 0);
+	ck_assert_int_eq(ptsname_r(stream->writer, name, sizeof(name)), 0);
+	stream->reader = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(stream->reader, 0);
+	ck_assert_int_eq(tcgetattr(stream->reader, &settings), 0);
+	cfmakeraw(&settings);
+	ck_assert_int_eq(tcsetattr(stream->reader, TCSANOW, &settings), 0);
+}
+
+static struct stream open_stream(enum stream_kind kind)
+{
+	static const char *const names[] = { "pipe", "socket", "tcp", "terminal" };
+	struct stream stream = { .name = names[kind] };
+	int ends[2];
+
+	switch (kind) {
+	case STREAM_PIPE:
+		make_pipe(ends, 0);
+		break;
+	case STREAM_SOCKET:
+		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+		break;
+	case STREAM_TCP:
+		open_tcp(&stream);
+		return stream;
+	case STREAM_TERMINAL:
+	case STREAM_KINDS:
+		open_terminal(&stream);
+		return stream;
+	}
+	stream.reader = ends[0];
+	stream.writer = ends[1];
+	return stream;
+}
+
+static void close_stream(struct stream *stream)
+{
+	close(stream->reader);
+	close(stream->writer);
+}
+
+static void put(int fd, const void *bytes, size_t count)
+{
+	ck_assert_int_eq(write(fd, bytes, count), (ssize_t)count);
+}
+
+/* Reads so many bytes with read(2). */
+static void take(int fd, void *bytes, size_t count)
+{
+	char *place = bytes;
+
+	while (count > 0) {
+		ssize_t got = read(fd, place, count);
+
+		ck_assert_int_gt(got, 0);
+		place += got;
+		count -= (size_t)got;
+	}
+}
+
+/* A pipe that takes nothing more. */
+static size_t fill_pipe(int writer)
+{
+	static char zeroes[4096];
+	int flags = fcntl(writer, F_GETFL);
+	size_t filled = 0;
+	ssize_t got;
+
+	fcntl(writer, F_SETFL, flags | O_NONBLOCK);
+	while ((got = write(writer, zeroes, sizeof(zeroes))) > 0)
+		filled += (size_t)got;
+	fcntl(writer, F_SETFL, flags);
+	return filled;
+}
+
+CASE(what_is_there_is_read_at_once)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[16];
+	struct iocb iocb;
+
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		struct pollfd readable = { .fd = stream.reader, .events = POLLIN };
+
+		put(stream.writer, "hello", 5);
+		ck_assert_int_eq(poll(&readable, 1, EVENT_LIMIT_SECONDS * 1000), 1);
+		io_prep_pread(&iocb, stream.reader, bytes, sizeof(bytes), 0);
+		expect_result(ctx, &iocb, 5, stream.name);
+		ck_assert_mem_eq(bytes, "hello", 5);
+		io_prep_pwrite(&iocb, stream.writer, bytes, 5, 0);
+		expect_result(ctx, &iocb, 5, stream.name);
+		take(stream.reader, bytes, 5);
+		ck_assert_mem_eq(bytes, "hello", 5);
+		close_stream(&stream);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(nothing_is_read_into_nothing_at_once)
+{
+	io_context_t ctx = new_context(8);
+	struct iocb iocb;
+	int ends[2];
+
+	make_pipe(ends, 0);
+	io_prep_pread(&iocb, ends[0], NULL, 0, 0);
+	expect_result(ctx, &iocb, 0, HERE);
+	free_context(ctx);
+	close_pair(ends);
+}
+
+CASE(submit_does_not_wait_for_data)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[16];
+	struct iocb iocb;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		int flags = fcntl(stream.reader, F_GETFL);
+		struct reaper reaper;
+
+		io_prep_pread(&iocb, stream.reader, bytes, sizeof(bytes), 0);
+		expect_submitted(ctx, &iocb, stream.name);
+		expect_works(ctx, stream.name);
+		/* The descriptor is shared: nobody else may notice. */
+		ck_assert_int_eq(fcntl(stream.reader, F_GETFL), flags);
+		reaper_start(&reaper, ctx, 1, 1, NULL);
+		reaper_wait_blocked(&reaper);
+		put(stream.writer, "later", 5);
+		ck_assert_int_eq(reaper_join(&reaper), 1);
+		ck_assert(reaper.events[0].obj == &iocb && reaper.events[0].res == 5);
+		ck_assert_mem_eq(bytes, "later", 5);
+		ck_assert_int_eq(fcntl(stream.reader, F_GETFL), flags);
+		close_stream(&stream);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(submit_does_not_wait_for_room)
+{
+	io_context_t ctx = new_context(8);
+	char *drained = malloc(1 << 20);
+	struct iocb iocb;
+	int ends[2];
+	size_t filled;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_ptr_nonnull(drained);
+	make_pipe(ends, 0);
+	filled = fill_pipe(ends[1]);
+	io_prep_pwrite(&iocb, ends[1], (void *)(uintptr_t) "tail", 4, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	expect_works(ctx, HERE);
+	take(ends[0], drained, filled);
+	take(ends[0], drained, 4);
+	ck_assert_mem_eq(drained, "tail", 4);
+	expect_event(ctx, &iocb, 4, HERE);
+	free(drained);
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+/* Each request is known by what it read: records of four bytes that carry their number. */
+static void reads_in_order(enum stream_kind kind, int batch, bool two_contexts,
+			   bool two_descriptors)
+{
+	enum { COUNT = 48 };
+	io_context_t contexts[2];
+	struct stream stream = open_stream(kind);
+	int readers[2] = { stream.reader, two_descriptors ? dup(stream.reader) : stream.reader };
+	uint32_t records[COUNT];
+	struct iocb iocbs[COUNT];
+	struct io_event event;
+	int next[2] = { 0, 1 };
+
+	contexts[0] = new_context(COUNT);
+	contexts[1] = two_contexts ? new_context(COUNT) : contexts[0];
+	for (int i = 0; i < COUNT; i++)
+		io_prep_pread(&iocbs[i], readers[i % 2], &records[i], sizeof(records[i]), 0);
+	for (int i = 0; i < COUNT; i += batch)
+		expect_all_submitted(contexts[i % 2], iocbs + i, batch, stream.name);
+	for (uint32_t i = 0; i < COUNT; i++)
+		put(stream.writer, &i, sizeof(i));
+	for (int i = 0; i < COUNT; i++) {
+		int which = two_contexts ? i % 2 : 0;
+		int step = two_contexts ? 2 : 1;
+
+		event = take_event(contexts[which], stream.name);
+		ck_assert_msg(event.obj == &iocbs[next[which]],
+			      "%s: request %td ends in the place of %d", stream.name,
+			      event.obj - iocbs, next[which]);
+		ck_assert_int_eq((long)event.res, sizeof(records[0]));
+		next[which] += step;
+	}
+	for (uint32_t i = 0; i < COUNT; i++)
+		ck_assert_msg(records[i] == i, "%s: request %u got record %u", stream.name, i,
+			      records[i]);
+	free_context(contexts[0]);
+	if (two_contexts)
+		free_context(contexts[1]);
+	if (two_descriptors)
+		close(readers[1]);
+	close_stream(&stream);
+}
+
+CASE(reads_take_their_turn)
+{
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		reads_in_order((enum stream_kind)kind, 1, false, false);
+		reads_in_order((enum stream_kind)kind, 16, false, false);
+	}
+}
+
+CASE(reads_take_their_turn_over_contexts)
+{
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	reads_in_order(STREAM_PIPE, 1, true, false);
+	reads_in_order(STREAM_SOCKET, 1, true, false);
+}
+
+CASE(reads_take_their_turn_over_duplicated_descriptors)
+{
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	reads_in_order(STREAM_PIPE, 1, false, true);
+	reads_in_order(STREAM_PIPE, 1, true, true);
+}
+
+CASE(a_read_takes_what_is_there_and_leaves_the_rest_to_the_next)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[3][8];
+	struct iocb iocbs[3];
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int i = 0; i < 3; i++)
+		io_prep_pread(&iocbs[i], ends[0], bytes[i], 8, 0);
+	expect_all_submitted(ctx, iocbs, 3, HERE);
+	put(ends[1], "ab", 2);
+	expect_event(ctx, &iocbs[0], 2, HERE);
+	expect_no_event(ctx, HERE);
+	put(ends[1], "cdefghijklmn", 12);
+	expect_event(ctx, &iocbs[1], 8, HERE);
+	expect_event(ctx, &iocbs[2], 4, HERE);
+	ck_assert_mem_eq(bytes[0], "ab", 2);
+	ck_assert_mem_eq(bytes[1], "cdefghij", 8);
+	ck_assert_mem_eq(bytes[2], "klmn", 4);
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(blocking_writes_are_written_whole_and_in_order)
+{
+	enum { COUNT = 4, BYTES = 300000 };
+	char *buffers[COUNT], *found = malloc(BYTES);
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_ptr_nonnull(found);
+	for (int i = 0; i < COUNT; i++) {
+		buffers[i] = malloc(BYTES);
+		ck_assert_ptr_nonnull(buffers[i]);
+		memset(buffers[i], 'A' + i, BYTES);
+	}
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		io_context_t ctx = new_context(8);
+		struct iocb iocbs[COUNT];
+
+		for (int i = 0; i < COUNT; i++)
+			io_prep_pwrite(&iocbs[i], stream.writer, buffers[i], BYTES, 0);
+		expect_all_submitted(ctx, iocbs, COUNT, stream.name);
+		for (int i = 0; i < COUNT; i++) {
+			take(stream.reader, found, BYTES);
+			ck_assert_msg(memcmp(found, buffers[i], BYTES) == 0, "%s: write %d is torn",
+				      stream.name, i);
+			expect_event(ctx, &iocbs[i], BYTES, stream.name);
+		}
+		free_context_without_events(ctx, stream.name);
+		close_stream(&stream);
+	}
+	for (int i = 0; i < COUNT; i++)
+		free(buffers[i]);
+	free(found);
+}
+
+CASE(a_vectored_write_is_written_whole)
+{
+	enum { BYTES = 200001, PARTS = 7 };
+	io_context_t ctx = new_context(8);
+	char *bytes = malloc(BYTES), *found = malloc(BYTES);
+	struct iovec vectors[PARTS];
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert(bytes && found);
+	fill_pattern(bytes, 0, BYTES);
+	make_pipe(ends, 0);
+	for (size_t i = 0; i < PARTS; i++)
+		vectors[i] = (struct iovec){ bytes + i * 28571,
+					     i == PARTS - 1 ? BYTES - 6 * 28571 : 28571 };
+	io_prep_pwritev(&iocb, ends[1], vectors, PARTS, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	memset(vectors, 0, sizeof(vectors));
+	take(ends[0], found, BYTES);
+	expect_pattern(found, 0, BYTES, HERE);
+	expect_event(ctx, &iocb, BYTES, HERE);
+	free(bytes);
+	free(found);
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(a_vectored_read_fills_its_vectors_in_order)
+{
+	io_context_t ctx = new_context(8);
+	char first[3], second[8];
+	struct iovec vectors[2] = { { first, 3 }, { second, 8 } };
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	io_prep_preadv(&iocb, ends[0], vectors, 2, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	put(ends[1], "abcdefgh", 8);
+	expect_event(ctx, &iocb, 8, HERE);
+	ck_assert_mem_eq(first, "abc", 3);
+	ck_assert_mem_eq(second, "defgh", 5);
+	free_context(ctx);
+	close_pair(ends);
+}
+
+CASE(the_two_directions_do_not_wait_for_each_other)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[8];
+	struct iocb read_iocb, write_iocb;
+	int sockets[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+	io_prep_pread(&read_iocb, sockets[0], bytes, 8, 0);
+	expect_submitted(ctx, &read_iocb, HERE);
+	io_prep_pwrite(&write_iocb, sockets[0], (void *)(uintptr_t) "ping", 4, 0);
+	expect_submitted(ctx, &write_iocb, HERE);
+	expect_event(ctx, &write_iocb, 4, HERE);
+	take(sockets[1], bytes, 4);
+	put(sockets[1], "pong", 4);
+	expect_event(ctx, &read_iocb, 4, HERE);
+	ck_assert_mem_eq(bytes, "pong", 4);
+	free_context(ctx);
+	close_pair(sockets);
+}
+
+CASE(many_streams_wait_side_by_side)
+{
+	enum { COUNT = 200 };
+	io_context_t ctx = new_context(COUNT);
+	struct iocb iocbs[COUNT];
+	char bytes[COUNT];
+	int ends[COUNT][2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int i = 0; i < COUNT; i++) {
+		make_pipe(ends[i], 0);
+		io_prep_pread(&iocbs[i], ends[i][0], &bytes[i], 1, 0);
+	}
+	expect_all_submitted(ctx, iocbs, COUNT, HERE);
+	for (int i = COUNT - 1; i >= 0; i--) {
+		put(ends[i][1], "x", 1);
+		expect_event(ctx, &iocbs[i], 1, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	for (int i = 0; i < COUNT; i++)
+		close_pair(ends[i]);
+}
+
+CASE(datagrams_keep_their_bounds)
+{
+	static const int types[] = { SOCK_DGRAM, SOCK_SEQPACKET };
+	io_context_t ctx = new_context(16);
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int type = 0; type < 2; type++) {
+		int sockets[2];
+		char bytes[4][16];
+		struct iocb reads[4], writes[4];
+
+		ck_assert_int_eq(socketpair(AF_UNIX, types[type] | SOCK_CLOEXEC, 0, sockets), 0);
+		for (int i = 0; i < 4; i++)
+			io_prep_pread(&reads[i], sockets[0], bytes[i], 16, 0);
+		expect_all_submitted(ctx, reads, 4, HERE);
+		for (int i = 0; i < 4; i++) {
+			io_prep_pwrite(&writes[i], sockets[1], (void *)(uintptr_t) "abcdefgh",
+				       (size_t)i + 1, 0);
+			expect_submitted(ctx, &writes[i], HERE);
+		}
+		for (int i = 0, done = 0; i < 8; i++) {
+			struct io_event event = take_event(ctx, HERE);
+
+			if (event.obj >= reads && event.obj < reads + 4) {
+				ck_assert_ptr_eq(event.obj, &reads[done]);
+				ck_assert_int_eq((long)event.res, ++done);
+			}
+		}
+		close_pair(sockets);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(a_non_blocking_descriptor_says_eagain_in_the_event)
+{
+	io_context_t ctx = new_context(8);
+	static char big[1 << 20];
+	struct iocb iocb;
+
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+
+		fcntl(stream.reader, F_SETFL, fcntl(stream.reader, F_GETFL) | O_NONBLOCK);
+		io_prep_pread(&iocb, stream.reader, big, 16, 0);
+		expect_result(ctx, &iocb, -EAGAIN, stream.name);
+		close_stream(&stream);
+	}
+	for (int kind = 0; kind < STREAM_TCP; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		struct io_event event;
+
+		fcntl(stream.writer, F_SETFL, fcntl(stream.writer, F_GETFL) | O_NONBLOCK);
+		io_prep_pwrite(&iocb, stream.writer, big, sizeof(big), 0);
+		expect_submitted(ctx, &iocb, stream.name);
+		event = take_event(ctx, stream.name);
+		ck_assert_msg((long)event.res > 0 && event.res < sizeof(big), "%s: %ld of %zu",
+			      stream.name, (long)event.res, sizeof(big));
+		io_prep_pwrite(&iocb, stream.writer, big, 65536, 0);
+		expect_result(ctx, &iocb, -EAGAIN, stream.name);
+		close_stream(&stream);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(nowait_makes_one_request_non_blocking)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[16];
+	struct iovec vector = { bytes, sizeof(bytes) };
+	struct iocb iocb;
+
+	for (int kind = 0; kind < STREAM_TERMINAL; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+
+		io_prep_preadv2(&iocb, stream.reader, &vector, 1, 0, RWF_NOWAIT);
+		expect_result(ctx, &iocb, -EAGAIN, stream.name);
+		put(stream.writer, "abc", 3);
+		io_prep_preadv2(&iocb, stream.reader, &vector, 1, 0, RWF_NOWAIT);
+		expect_result(ctx, &iocb, 3, stream.name);
+		close_stream(&stream);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(whether_it_blocks_is_asked_of_each_request)
+{
+	io_context_t ctx = new_context(8);
+	char byte;
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int i = 0; i < 10; i++) {
+		fcntl(ends[0], F_SETFL, O_NONBLOCK);
+		io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+		expect_result(ctx, &iocb, -EAGAIN, HERE);
+		fcntl(ends[0], F_SETFL, 0);
+		io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+		expect_submitted(ctx, &iocb, HERE);
+		put(ends[1], "x", 1);
+		expect_event(ctx, &iocb, 1, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(a_non_blocking_request_behind_a_waiting_one_takes_its_turn)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[3] = "--";
+	struct iocb iocbs[3];
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	io_prep_pread(&iocbs[0], ends[0], &bytes[0], 1, 0);
+	expect_submitted(ctx, &iocbs[0], HERE);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	for (int i = 1; i < 3; i++)
+		io_prep_pread(&iocbs[i], ends[0], &bytes[i], 1, 0);
+	expect_all_submitted(ctx, iocbs + 1, 2, HERE);
+	expect_no_event(ctx, HERE);
+	put(ends[1], "ab", 2);
+	expect_event(ctx, &iocbs[0], 1, HERE);
+	expect_event(ctx, &iocbs[1], 1, HERE);
+	expect_event(ctx, &iocbs[2], -EAGAIN, HERE);
+	ck_assert_mem_eq(bytes, "ab", 2);
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(a_waiting_read_ends_with_zero_when_the_peer_goes)
+{
+	io_context_t ctx = new_context(8);
+	char byte;
+	struct iocb iocbs[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int kind = 0; kind < STREAM_TERMINAL; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+
+		for (int i = 0; i < 2; i++)
+			io_prep_pread(&iocbs[i], stream.reader, &byte, 1, 0);
+		expect_all_submitted(ctx, iocbs, 2, stream.name);
+		close(stream.writer);
+		expect_event(ctx, &iocbs[0], 0, stream.name);
+		expect_event(ctx, &iocbs[1], 0, stream.name);
+		close(stream.reader);
+	}
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(a_peer_that_is_gone_is_told_in_the_event)
+{
+	io_context_t ctx = new_context(8);
+	char byte = 0;
+	struct iocb iocb;
+
+	signal(SIGPIPE, SIG_IGN);
+	for (int kind = 0; kind < STREAM_TCP; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+
+		close(stream.reader);
+		io_prep_pwrite(&iocb, stream.writer, &byte, 1, 0);
+		expect_result(ctx, &iocb, -EPIPE, stream.name);
+		close(stream.writer);
+		stream = open_stream((enum stream_kind)kind);
+		close(stream.writer);
+		io_prep_pread(&iocb, stream.reader, &byte, 1, 0);
+		expect_result(ctx, &iocb, 0, stream.name);
+		close(stream.reader);
+	}
+	restore_signal(SIGPIPE);
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(a_write_that_waits_learns_that_the_reader_goes)
+{
+	io_context_t ctx = new_context(8);
+	char byte = 0;
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	signal(SIGPIPE, SIG_IGN);
+	make_pipe(ends, 0);
+	fill_pipe(ends[1]);
+	io_prep_pwrite(&iocb, ends[1], &byte, 1, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	expect_works(ctx, HERE);
+	close(ends[0]);
+	expect_event(ctx, &iocb, -EPIPE, HERE);
+	restore_signal(SIGPIPE);
+	free_context(ctx);
+	close(ends[1]);
+}
+
+static void write_without_reader(void *argument)
+{
+	struct timespec seconds = { .tv_sec = EVENT_LIMIT_SECONDS };
+	io_context_t ctx = NULL;
+	struct io_event event;
+	struct iocb iocb;
+
+	CHILD_CHECK(io_setup(4, &ctx) == 0);
+	io_prep_pwrite(&iocb, *(int *)argument, &seconds, 1, 0);
+	CHILD_CHECK(submit_one(ctx, &iocb) == 1);
+	CHILD_CHECK(io_getevents(ctx, 1, 1, &event, &seconds) == 1 && (long)event.res == -EPIPE);
+}
+
+CASE(a_write_in_the_background_raises_no_sigpipe)
+{
+	int ends[2], status;
+
+	if (UNDER_THREAD_SANITIZER)
+		SKIP("a child of a process with threads has no thread sanitizer");
+	make_pipe(ends, 0);
+	close(ends[0]);
+	status = run_in_child(write_without_reader, &ends[1]);
+	if (on_reference())
+		ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGPIPE);
+	else
+		ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "wait status 0x%x",
+			      (unsigned)status);
+	close(ends[1]);
+	free_context(new_context(1));
+}
+
+/* On its way into the kernel it is past cancelling for a moment; once it waits there it is not. */
+static void cancel_waiting(io_context_t ctx, struct iocb *iocb, const char *what)
+{
+	int result = -EAGAIN;
+
+	WAIT_UNTIL((result = io_cancel(ctx, iocb, NULL)) != -EAGAIN);
+	ck_assert_msg(result == -EINPROGRESS, "%s: io_cancel: %d", what, result);
+}
+
+CASE(a_waiting_read_can_be_cancelled)
+{
+	io_context_t ctx = new_context(8);
+	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	char byte = '-';
+	struct iocb iocb;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+
+		io_prep_pread(&iocb, stream.reader, &byte, 1, 0);
+		io_set_eventfd(&iocb, counter);
+		expect_submitted(ctx, &iocb, stream.name);
+		cancel_waiting(ctx, &iocb, stream.name);
+		expect_event(ctx, &iocb, -ECANCELED, stream.name);
+		expect_count(counter, 1, HERE);
+		ck_assert_int_eq(io_cancel(ctx, &iocb, NULL), -EINVAL);
+		/* It takes nothing any more. */
+		put(stream.writer, "k", 1);
+		take(stream.reader, &byte, 1);
+		ck_assert_int_eq(byte, 'k');
+		close_stream(&stream);
+	}
+	free_context_without_events(ctx, HERE);
+	ck_assert_uint_eq(take_count(counter), 0);
+	close(counter);
+}
+
+CASE(cancelling_one_read_leaves_the_others_their_turn)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[4];
+	struct iocb iocbs[4];
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int cancelled = 0; cancelled < 4; cancelled++) {
+		memset(bytes, '-', sizeof(bytes));
+		for (int i = 0; i < 4; i++)
+			io_prep_pread(&iocbs[i], ends[0], &bytes[i], 1, 0);
+		expect_all_submitted(ctx, iocbs, 4, HERE);
+		cancel_waiting(ctx, &iocbs[cancelled], HERE);
+		expect_event(ctx, &iocbs[cancelled], -ECANCELED, HERE);
+		put(ends[1], "abc", 3);
+		for (int i = 0; i < 4; i++)
+			if (i != cancelled)
+				expect_event(ctx, &iocbs[i], 1, HERE);
+		for (int i = 0, j = 0; i < 4; i++)
+			ck_assert_int_eq(bytes[i], i == cancelled ? '-' : "abc"[j++]);
+	}
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(cancel_against_arriving_data_loses_neither)
+{
+	io_context_t ctx = new_context(8);
+	char byte;
+	int ends[2], read_by_request = 0;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int i = 0; i < 500; i++) {
+		struct io_event event;
+		struct iocb iocb;
+		int result;
+
+		io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+		expect_submitted(ctx, &iocb, HERE);
+		put(ends[1], "x", 1);
+		result = io_cancel(ctx, &iocb, NULL);
+		event = take_event(ctx, HERE);
+		ck_assert_ptr_eq(event.obj, &iocb);
+		if ((long)event.res == 1) {
+			read_by_request++;
+		} else {
+			ck_assert_int_eq((long)event.res, -ECANCELED);
+			ck_assert_int_eq(result, -EINPROGRESS);
+			take(ends[0], &byte, 1);
+		}
+		expect_no_event(ctx, HERE);
+	}
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	ck_assert_msg(read(ends[0], &byte, 1) == -1, "data is left over; %d were read",
+		      read_by_request);
+	free_context(ctx);
+	close_pair(ends);
+}
+
+CASE(a_write_cancelled_in_the_middle_tells_what_it_has_written)
+{
+	enum { BYTES = 1 << 20 };
+	io_context_t ctx = new_context(8);
+	char *bytes = malloc(BYTES), *found = malloc(BYTES);
+	struct pollfd readable;
+	struct io_event event;
+	struct iocb iocb;
+	int ends[2], unread;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert(bytes && found);
+	fill_pattern(bytes, 0, BYTES);
+	make_pipe(ends, 0);
+	io_prep_pwrite(&iocb, ends[1], bytes, BYTES, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	readable = (struct pollfd){ .fd = ends[0], .events = POLLIN };
+	ck_assert_int_eq(poll(&readable, 1, EVENT_LIMIT_SECONDS * 1000), 1);
+	cancel_waiting(ctx, &iocb, HERE);
+	event = take_event(ctx, HERE);
+	ck_assert_int_eq(ioctl(ends[0], FIONREAD, &unread), 0);
+	ck_assert_msg((long)event.res == unread || ((long)event.res == -ECANCELED && unread == 0),
+		      "the event says %ld, the pipe holds %d", (long)event.res, unread);
+	take(ends[0], found, (size_t)unread);
+	expect_pattern(found, 0, (size_t)unread, HERE);
+	free(bytes);
+	free(found);
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
+}
+
+CASE(destroy_cancels_waiting_reads)
+{
+	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	char bytes[3];
+	struct iocb iocbs[3];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int kind = 0; kind < STREAM_KINDS; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		io_context_t ctx = new_context(8);
+
+		memset(bytes, '-', sizeof(bytes));
+		for (int i = 0; i < 3; i++) {
+			io_prep_pread(&iocbs[i], stream.reader, &bytes[i], 1, 0);
+			io_set_eventfd(&iocbs[i], counter);
+		}
+		expect_all_submitted(ctx, iocbs, 3, stream.name);
+		free_context(ctx);
+		ck_assert_msg(take_count(counter) == 3, "%s: the eventfd", stream.name);
+		/* Nothing of what comes later is taken. */
+		put(stream.writer, "abc", 3);
+		take(stream.reader, bytes, 3);
+		ck_assert_mem_eq(bytes, "abc", 3);
+		close_stream(&stream);
+	}
+	close(counter);
+}
+
+CASE(destroy_cancels_waiting_writes)
+{
+	io_context_t ctx = new_context(8);
+	char byte = 'w', *drained = malloc(1 << 20);
+	struct iocb iocbs[2];
+	int ends[2], unread;
+	size_t filled;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_ptr_nonnull(drained);
+	make_pipe(ends, 0);
+	filled = fill_pipe(ends[1]);
+	for (int i = 0; i < 2; i++)
+		io_prep_pwrite(&iocbs[i], ends[1], &byte, 1, 0);
+	expect_all_submitted(ctx, iocbs, 2, HERE);
+	free_context(ctx);
+	take(ends[0], drained, filled);
+	ck_assert_int_eq(ioctl(ends[0], FIONREAD, &unread), 0);
+	ck_assert_int_eq(unread, 0);
+	free(drained);
+	close_pair(ends);
+}
+
+CASE(destroying_one_context_leaves_the_requests_of_another)
+{
+	io_context_t ctx = new_context(8), other = new_context(8);
+	char bytes[2];
+	struct iocb first, second;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	io_prep_pread(&first, ends[0], &bytes[0], 1, 0);
+	io_prep_pread(&second, ends[0], &bytes[1], 1, 0);
+	expect_submitted(ctx, &first, HERE);
+	expect_submitted(other, &second, HERE);
+	free_context(ctx);
+	put(ends[1], "x", 1);
+	expect_event(other, &second, 1, HERE);
+	ck_assert_int_eq(bytes[1], 'x');
+	free_context(other);
+	close_pair(ends);
+}
+
+CASE(a_request_holds_the_file_of_the_call)
+{
+	io_context_t ctx = new_context(8);
+	char bytes[2] = { 0 };
+	struct iocb iocbs[2];
+	int ends[2], others[2], number;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	make_pipe(others, 0);
+	number = ends[0];
+	for (int i = 0; i < 2; i++)
+		io_prep_pread(&iocbs[i], ends[0], &bytes[i], 1, 0);
+	expect_all_submitted(ctx, iocbs, 2, HERE);
+	ck_assert_int_eq(dup2(others[0], number), number);
+	put(others[1], "??", 2);
+	expect_works(ctx, HERE);
+	put(ends[1], "a", 1);
+	expect_event(ctx, &iocbs[0], 1, HERE);
+	put(ends[1], "b", 1);
+	expect_event(ctx, &iocbs[1], 1, HERE);
+	ck_assert_mem_eq(bytes, "ab", 2);
+	/* With the last request the last reader has gone. */
+	WAIT_UNTIL(has_no_reader(ends[1]));
+	/* The number is asked anew. */
+	io_prep_pread(&iocbs[0], number, bytes, 2, 0);
+	expect_result(ctx, &iocbs[0], 2, HERE);
+	ck_assert_mem_eq(bytes, "??", 2);
+	free_context_without_events(ctx, HERE);
+	close(number);
+	close(ends[1]);
+	close_pair(others);
+}
+
+/* A library may remember what a number is, but not for longer than it is that. */
+CASE(a_number_that_has_just_become_an_empty_pipe_does_not_hold_the_caller)
+{
+	enum { KINDS = 4 };
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(4096), number = dup(file), ends[2];
+	int kinds[KINDS] = { file, reopen_file(file, O_RDONLY | O_DIRECT),
+			     memfd_create("memory", MFD_CLOEXEC),
+			     open_device("/dev/zero", O_RDONLY) };
+	char *buffer = aligned_buffer(4096);
+	struct iocb iocb;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int round = 0; round < 20 * KINDS; round++) {
+		if (kinds[round % KINDS] < 0)
+			continue;
+		ck_assert_int_eq(dup2(kinds[round % KINDS], number), number);
+		io_prep_pread(&iocb, number, buffer, 4096, 0);
+		expect_submitted(ctx, &iocb, HERE);
+		ck_assert_int_eq(take_event(ctx, HERE).obj == &iocb, 1);
+		ck_assert_int_eq(dup2(ends[0], number), number);
+		io_prep_pread(&iocb, number, buffer, 1, 0);
+		expect_submitted(ctx, &iocb, HERE);
+		put(ends[1], "x", 1);
+		expect_event(ctx, &iocb, 1, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	for (int i = 0; i < KINDS; i++)
+		close(kinds[i]);
+	close(number);
+	close_pair(ends);
+	free(buffer);
+}
+
+CASE(destroy_lets_go_of_the_file)
+{
+	io_context_t ctx = new_context(8);
+	char byte;
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	close(ends[0]);
+	free_context(ctx);
+	WAIT_UNTIL(has_no_reader(ends[1]));
+	close(ends[1]);
+}
+
+struct leaving_submitter {
+	struct worker worker;
+	io_context_t ctx;
+	int fd;
+	char *byte;
+	struct iocb *iocb;
+};
+
+static void submit_and_leave(void *argument)
+{
+	struct leaving_submitter *submitter = argument;
+
+	io_prep_pread(submitter->iocb, submitter->fd, submitter->byte, 1, 0);
+	expect_submitted(submitter->ctx, submitter->iocb, HERE);
+}
+
+CASE(a_request_outlives_the_thread_that_submitted_it)
+{
+	struct leaving_submitter submitter = { .ctx = new_context(8) };
+	char byte = '-';
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	submitter.fd = ends[0];
+	submitter.byte = &byte;
+	submitter.iocb = &iocb;
+	worker_start(&submitter.worker, submit_and_leave, &submitter);
+	worker_join(&submitter.worker);
+	put(ends[1], "x", 1);
+	expect_event(submitter.ctx, &iocb, 1, HERE);
+	ck_assert_int_eq(byte, 'x');
+	free_context(submitter.ctx);
+	close_pair(ends);
+}
+
+CASE(signals_of_the_program_do_not_interrupt_a_waiting_request)
+{
+	io_context_t ctx = new_context(8);
+	char byte;
+	struct iocb iocb;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	catch_signal(SIGUSR1, 0);
+	make_pipe(ends, 0);
+	io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	for (int i = 0; i < 10; i++)
+		ck_assert_int_eq(kill(getpid(), SIGUSR1), 0);
+	WAIT_UNTIL(atomic_load(&contract_signal_count) > 0);
+	expect_works(ctx, HERE);
+	put(ends[1], "x", 1);
+	expect_event(ctx, &iocb, 1, HERE);
+	restore_signal(SIGUSR1);
+	free_context(ctx);
+	close_pair(ends);
+}
+
+static void feed_slowly(void *argument)
+{
+	for (int i = 0; i < 200; i++) {
+		sched_yield();
+		if (write(*(int *)argument, "x", 1) != 1)
+			break;
+	}
+}
+
+/* A ring of requests in the program's own thread would have its sleeps interrupted. */
+CASE(requests_in_flight_do_not_interrupt_the_programs_own_waits)
+{
+	io_context_t ctx = new_context(8);
+	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), epoll = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event interest = { .events = EPOLLIN };
+	struct worker feeder;
+	char byte;
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	ck_assert_int_eq(epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &interest), 0);
+	worker_start(&feeder, feed_slowly, &ends[1]);
+	for (int i = 0; i < 200; i++) {
+		struct epoll_event ready;
+		struct io_event event;
+		struct iocb iocb;
+		int result;
+
+		io_prep_pread(&iocb, ends[0], &byte, 1, 0);
+		io_set_eventfd(&iocb, counter);
+		expect_submitted(ctx, &iocb, HERE);
+		result = epoll_wait(epoll, &ready, 1, EVENT_LIMIT_SECONDS * 1000);
+		ck_assert_msg(result == 1, "epoll_wait: %d (%s)", result, strerror(errno));
+		ck_assert_uint_eq(take_count(counter), 1);
+		ck_assert_int_eq(take_events_now(ctx, &event, 1), 1);
+	}
+	worker_join(&feeder);
+	free_context(ctx);
+	close(counter);
+	close(epoll);
+	close_pair(ends);
+}
+
+CASE(a_terminal_gives_one_line_to_one_read)
+{
+	io_context_t ctx = new_context(8);
+	struct stream stream = open_stream(STREAM_TERMINAL);
+	struct termios settings;
+	char bytes[2][32];
+	struct iocb iocbs[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_int_eq(tcgetattr(stream.reader, &settings), 0);
+	settings.c_lflag |= ICANON;
+	settings.c_lflag &= ~(tcflag_t)ECHO;
+	settings.c_iflag |= ICRNL;
+	ck_assert_int_eq(tcsetattr(stream.reader, TCSANOW, &settings), 0);
+	for (int i = 0; i < 2; i++)
+		io_prep_pread(&iocbs[i], stream.reader, bytes[i], sizeof(bytes[i]), 0);
+	expect_all_submitted(ctx, iocbs, 2, HERE);
+	put(stream.writer, "half", 4);
+	expect_works(ctx, "half a line");
+	put(stream.writer, " a line\nand another\n", 20);
+	expect_event(ctx, &iocbs[0], 12, HERE);
+	expect_event(ctx, &iocbs[1], 12, HERE);
+	ck_assert_mem_eq(bytes[0], "half a line\n", 12);
+	ck_assert_mem_eq(bytes[1], "and another\n", 12);
+	free_context_without_events(ctx, HERE);
+	close_stream(&stream);
+}
+
+CASE(a_named_pipe_is_a_pipe)
+{
+	io_context_t ctx = new_context(8);
+	char path[PATH_MAX], byte;
+	struct iocb iocb;
+	int fd;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	snprintf(path, sizeof(path), "%s/fifo", scratch_directory());
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	fd = open_device(path, O_RDWR);
+	unlink(path);
+	io_prep_pread(&iocb, fd, &byte, 1, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	expect_works(ctx, HERE);
+	put(fd, "x", 1);
+	expect_event(ctx, &iocb, 1, HERE);
+	free_context(ctx);
+	close(fd);
+}
+
+static void write_and_exit(void *argument)
+{
+	enum { COUNT = 3, BYTES = 300000 };
+	static char bytes[COUNT][BYTES];
+	io_context_t ctx = NULL;
+	struct iocb iocbs[COUNT], *list[COUNT];
+
+	CHILD_CHECK(io_setup(8, &ctx) == 0);
+	for (int i = 0; i < COUNT; i++) {
+		memset(bytes[i], 'A' + i, BYTES);
+		io_prep_pwrite(&iocbs[i], *(int *)argument, bytes[i], BYTES, 0);
+		list[i] = &iocbs[i];
+	}
+	CHILD_CHECK(io_submit(ctx, COUNT, list) == COUNT);
+	exit(0);
+}
+
+CASE(exit_finishes_the_writes_that_were_accepted)
+{
+	enum { BYTES = 300000 };
+	static char found[BYTES];
+	int ends[2], status;
+	pid_t child;
+
+	if (UNDER_THREAD_SANITIZER)
+		SKIP("a child of a process with threads has no thread sanitizer");
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	fflush(NULL);
+	child = fork();
+	if (child == 0)
+		write_and_exit(&ends[1]);
+	ck_assert_int_gt(child, 0);
+	close(ends[1]);
+	for (int i = 0; i < 3; i++) {
+		int same = 0;
+
+		take(ends[0], found, BYTES);
+		while (same < BYTES && found[same] == 'A' + i)
+			same++;
+		ck_assert_int_eq(same, BYTES);
+	}
+	ck_assert_int_eq(read(ends[0], found, 1), 0);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	close(ends[0]);
+	free_context(new_context(1));
+}
