@@ -43,15 +43,18 @@ static const struct timespec no_time = { 0, 0 };
 
 /* ---- set-up and destruction ----------------------------------------------------------------------------------------------------------- */
 
-/* Whoever sets the variable should hear why its engine is not used: the one line that the library ever prints. */
-static TA_COLD int refuse_engine(void)
+/* Whoever sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever prints. */
+static const char unknown_engine[] =
+	"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; use auto or native, or unset it\n";
+static const char refused_engine[] =
+	"trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it\n";
+
+static TA_COLD int refuse_engine(const char *line, size_t bytes)
 {
 	static _Atomic bool said;
-	static const char line[] = "trueaio: TRUEAIO_ENGINE names an engine that this library does not have; "
-				   "use auto or native, or unset it\n";
 
 	if (!atomic_exchange(&said, true))
-		ta_syscall3(SYS_write, 2, line, sizeof(line) - 1);
+		ta_syscall3(SYS_write, 2, line, bytes);
 	return -ENOSYS;
 }
 
@@ -72,10 +75,12 @@ static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
 	if (present || nr_events == 0)
 		return -EINVAL;
 	if (ta_settings()->unknown_engine)
-		return refuse_engine();
+		return refuse_engine(unknown_engine, sizeof(unknown_engine) - 1);
 	passthrough = ta_caller_reaps_by_itself(caller);
 	result = ta_context_setup(process, (unsigned)nr_events,
 				  passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED, &made);
+	if ((result == -ENOSYS || result == -EPERM) && ta_settings()->forced_native)
+		return refuse_engine(refused_engine, sizeof(refused_engine) - 1);
 	if (result < 0)
 		return result;
 	ta_log("io_setup(%d): engine native, %s context", nr_events, passthrough ? "pass-through" : "mediated");

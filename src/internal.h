@@ -219,7 +219,10 @@ struct ta_operation {
 	struct ta_stream *stream;
 	struct ta_custodian *custodian;
 	struct ta_sync *sync;
-	struct iocb proxy;   /* see ta_proxy_arm */
+	char *bounce; /* see begin_bounce in offload_uring.c */
+	size_t bounce_bytes;
+	size_t bounce_skip;
+	struct iocb proxy; /* see ta_proxy_arm */
 	struct iocb *object; /* of a sync in a pass-through context: the program's iocb */
 };
 

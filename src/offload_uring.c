@@ -30,6 +30,10 @@
 /* Threads of the kernel for what cannot be done without waiting (fsync, FUSE): one slow file must not hold up the rest. */
 #define KERNEL_WORKERS 64
 
+/* Enough for O_DIRECT on any device; and the most that is read so. */
+#define BOUNCE_ALIGNMENT 4096u
+#define BOUNCE_MAX (64u << 20)
+
 #define DATA_DOORBELL 0
 #define DATA_CANCEL 1
 
@@ -121,13 +125,71 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 {
 	struct io_uring_sqe *sqe = next_sqe(uring);
 
-	if (operation->is_sync)
+	if (operation->bounce)
+		io_uring_prep_read(sqe, operation->hold, operation->bounce, (unsigned)operation->bounce_bytes,
+				   (uint64_t)operation->offset + operation->transferred - operation->bounce_skip);
+	else if (operation->is_sync)
 		io_uring_prep_fsync(sqe, operation->hold,
 				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
 	else
 		prepare_transfer(sqe, operation);
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | sqe_flags);
 	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation);
+}
+
+static size_t bytes_left(const struct ta_operation *operation)
+{
+	size_t bytes = 0;
+	unsigned i;
+
+	for (i = operation->vector_skipped; i < operation->vector_count; i++)
+		bytes += operation->vector[i].iov_len;
+	return bytes;
+}
+
+/*
+ * A buffered read was refused for its alignment: the program has set O_DIRECT since it was submitted (glusterfs switches it between requests).  It is
+ * read past the cache into a buffer that is aligned, with all that covers what is asked for.  False: there is no such buffer.
+ */
+static bool begin_bounce(struct ta_operation *operation)
+{
+	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+	size_t bytes;
+
+	operation->bounce_skip = offset % BOUNCE_ALIGNMENT;
+	bytes = bytes_left(operation) + operation->bounce_skip;
+	bytes = (bytes + BOUNCE_ALIGNMENT - 1) / BOUNCE_ALIGNMENT * BOUNCE_ALIGNMENT;
+	if (bytes > BOUNCE_MAX)
+		return false;
+	operation->bounce = ta_pages_alloc(bytes);
+	operation->bounce_bytes = bytes;
+	return operation->bounce != NULL;
+}
+
+/* Copies to where the read was to go; returns the bytes, or the error. */
+static int end_bounce(struct ta_operation *operation, int result)
+{
+	size_t available = result > 0 && (size_t)result > operation->bounce_skip
+				   ? (size_t)result - operation->bounce_skip
+				   : 0;
+	const char *from = operation->bounce + operation->bounce_skip;
+	size_t copied = 0;
+	unsigned i;
+
+	for (i = operation->vector_skipped; i < operation->vector_count && copied < available; i++) {
+		const struct iovec *part = &operation->vector[i];
+		size_t bytes = part->iov_len < available - copied ? part->iov_len : available - copied;
+
+		if (!ta_memory_probe(part->iov_base, bytes, true))
+			break;
+		memcpy(part->iov_base, from + copied, bytes);
+		copied += bytes;
+	}
+	ta_pages_free(operation->bounce, operation->bounce_bytes);
+	operation->bounce = NULL;
+	if (result < 0)
+		return result;
+	return available > 0 && copied == 0 ? -EFAULT : (int)copied;
 }
 
 static void issue_cancel(struct ta_uring *uring, struct ta_operation *operation)
@@ -216,6 +278,12 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 {
 	if (operation->is_sync) {
 		ta_operation_ended(operation, result);
+		return;
+	}
+	if (operation->bounce) {
+		result = end_bounce(operation, result);
+	} else if (result == -EINVAL && !operation->is_stream && !is_write(operation) && begin_bounce(operation)) {
+		issue(uring, operation, 0);
 		return;
 	}
 	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The scene of the tests about fsync and about requests in flight: a file on a disk that waits, and a
- * context for requests on it.
+ * The scene of the tests about fsync and about requests in flight: a file on a disk that waits, and
+ * a context for requests on it.
  *
- * That something has not happened is asked of the disk, after a witness has been there: a second file is
- * synchronized many times through a context of its own, from io_submit to the event.  Whatever the
- * library would have let go by mistake has then had its turn too, and nobody had to guess a time.
+ * That something has not happened is asked of the disk, after a witness has been there: a second
+ * file is synchronized many times through a context of its own, from io_submit to the event.
+ * Whatever the library would have let go by mistake has then had its turn too, and nobody had to
+ * guess a time.
  */
 #ifndef SCENE_H
 #define SCENE_H
@@ -127,9 +128,9 @@ static inline void send_silent_witness(struct scene *scene)
 }
 
 /*
- * Whether a sync of the subject that was asked for after syncs_before had come is being held back.  It
- * must be.  On the reference it must not: there this shows that the test can see the difference, the
- * answer is false, and the rest of the case makes no sense.
+ * Whether a sync of the subject that was asked for after syncs_before had come is being held back.
+ * It must be.  On the reference it must not: there this shows that the test can see the difference,
+ * the answer is false, and the rest of the case makes no sense.
  */
 static inline bool sync_is_held_behind(struct scene *scene, unsigned syncs_before,
 				       void (*witness)(struct scene *))
@@ -150,8 +151,8 @@ static inline bool sync_is_held(struct scene *scene, unsigned syncs_before)
 }
 
 /*
- * Where the library must not be called; and where a descriptor has been closed with a request in flight,
- * which the library may count for any file, the witness included.
+ * Where the library must not be called; and where a descriptor has been closed with a request in
+ * flight, which the library may count for any file, the witness included.
  */
 static inline bool sync_is_silently_held(struct scene *scene, unsigned syncs_before)
 {
@@ -187,8 +188,8 @@ static inline bool is_readable(int fd)
 }
 
 /*
- * An eventfd (EFD_NONBLOCK) is signalled this often.  The signal may come a moment after the event can be
- * taken; what may come on top of it would be seen by a look at the end of the case.
+ * An eventfd (EFD_NONBLOCK) is signalled this often.  The signal may come a moment after the event
+ * can be taken; what may come on top of it would be seen by a look at the end of the case.
  */
 static inline void expect_signals(int event_fd, uint64_t expected, const char *what)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: the library can be a plugin's.  It comes by dlopen, stays where it is after dlclose (its threads
- * and the kernel still know its memory), and requests in flight at that moment end as always.  A shared
- * object that calls it through its own imports is served by what that object imports, whatever was loaded
- * at the same address before it.
+ * Goal: the library can be a plugin's.  It comes by dlopen, stays where it is after dlclose (its
+ * threads and the kernel still know its memory), and requests in flight at that moment end as
+ * always.  A shared object that calls it through its own imports is served by what that object
+ * imports, whatever was loaded at the same address before it.
  *
- * Method: this program is linked with the library, so what it loads and closes is a copy of the library's
- * file, which the dynamic loader takes for another one.  The objects are those of objects/.
+ * Method: this program is linked with the library, so what it loads and closes is a copy of the
+ * library's file, which the dynamic loader takes for another one.  The objects are those of
+ * objects/.
  */
 #include "scene.h"
 
@@ -305,8 +306,8 @@ CASE(context_outlives_the_object_that_made_it)
 }
 
 /*
- * The loader gives the second object the addresses of the first.  Whoever remembers what it knows of an
- * address would mistake one for the other.
+ * The loader gives the second object the addresses of the first.  Whoever remembers what it knows
+ * of an address would mistake one for the other.
  */
 CASE(object_in_the_place_of_another_is_not_mistaken_for_it)
 {
@@ -338,9 +339,9 @@ CASE(caller_outside_of_all_objects_is_served)
 {
 	static const unsigned char code[] = {
 		0x48, 0x83, 0xec, 0x08, /* sub $8, %rsp */
-		0xff, 0xd2,		/* call *%rdx */
+		0xff, 0xd2, /* call *%rdx */
 		0x48, 0x83, 0xc4, 0x08, /* add $8, %rsp */
-		0xc3,			/* ret */
+		0xc3, /* ret */
 	};
 	int (*call)(int, io_context_t *, int (*)(int, io_context_t *));
 	io_context_t ctx = NULL;

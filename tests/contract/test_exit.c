@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: what io_submit has accepted is not lost by the program's end.  exit() finishes writes and fsyncs
- * that the library has yet to carry out, however long that takes; reads are nobody's any more, and do not
- * keep the process.  _exit, exec and SIGKILL drop what has not begun, and never hang.
+ * Goal: what io_submit has accepted is not lost by the program's end.  exit() finishes writes and
+ * fsyncs that the library has yet to carry out, however long that takes; reads are nobody's any
+ * more, and do not keep the process.  _exit, exec and SIGKILL drop what has not begun, and never
+ * hang.
  *
- * Method: a child process submits and ends without a look at its events.  Pipes without a reader and a
- * disk that waits keep its requests where they are until the child is seen on its way out; what arrived
- * at the other end afterwards tells what was finished.
+ * Method: a child process submits and ends without a look at its events.  Pipes without a reader
+ * and a disk that waits keep its requests where they are until the child is seen on its way out;
+ * what arrived at the other end afterwards tells what was finished.
  */
 #include "scene.h"
 
@@ -19,9 +20,9 @@
 	} while (0)
 
 /* More than a pipe holds. */
-#define PIPE_WRITES	 8
+#define PIPE_WRITES 8
 #define PIPE_WRITE_BYTES 65536
-#define PIPE_BYTES	 ((size_t)PIPE_WRITES * PIPE_WRITE_BYTES)
+#define PIPE_BYTES ((size_t)PIPE_WRITES * PIPE_WRITE_BYTES)
 
 enum ending { BY_EXIT, BY_BARE_EXIT, BY_KILL, BY_EXEC };
 
@@ -79,8 +80,8 @@ static void expect_child_gone(struct child *child)
 }
 
 /*
- * Says that exit has begun.  Registered after the library is in use, so that it runs before anything that
- * the library does at exit.
+ * Says that exit has begun.  Registered after the library is in use, so that it runs before
+ * anything that the library does at exit.
  */
 static const struct child *leaving;
 
@@ -143,9 +144,9 @@ static char state_in(const char *status_path)
 #define PROCESS_IS_EXITING 4 /* the kernel's PF_EXITING */
 
 /*
- * Nothing of the child's own can run any more.  What is left is a wait of the kernel's for requests that
- * it has accepted; in exec one thread is left for that, about which only few files of /proc may be asked
- * without having to wait as well.
+ * Nothing of the child's own can run any more.  What is left is a wait of the kernel's for requests
+ * that it has accepted; in exec one thread is left for that, about which only few files of /proc
+ * may be asked without having to wait as well.
  */
 static bool has_left(pid_t pid, enum ending ending)
 {
@@ -567,7 +568,10 @@ CASE(exit_under_traffic_neither_crashes_nor_hangs)
 	prove_engine_here();
 }
 
-/* Runs after the library's own work at exit, as it was registered before the library was first used. */
+/*
+ * Runs after the library's own work at exit, as it was registered before the library was first
+ * used.
+ */
 static io_context_t late_ctx;
 
 static void use_in_exit_handler(void)

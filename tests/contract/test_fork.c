@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: a child process inherits nothing of its parent's contexts, and costs the parent nothing.  In the
- * child every call on them is EINVAL, contexts of its own work, and no descriptor of the library stays
- * open.  In the parent everything goes on as if nothing had happened.
+ * Goal: a child process inherits nothing of its parent's contexts, and costs the parent nothing.
+ * In the child every call on them is EINVAL, contexts of its own work, and no descriptor of the
+ * library stays open.  In the parent everything goes on as if nothing had happened.
  *
- * Method: children are made by fork, by _Fork, which runs no handlers, and by the system call, of which
- * even the C library knows nothing, while the parent has requests of every kind in flight, a thread
- * asleep, and in the end traffic from several threads.  What a child finds it tells by its exit status: it
- * may be the copy of one thread out of many, so it keeps away from everything that takes locks.
+ * Method: children are made by fork, by _Fork, which runs no handlers, and by the system call, of
+ * which even the C library knows nothing, while the parent has requests of every kind in flight, a
+ * thread asleep, and in the end traffic from several threads.  What a child finds it tells by its
+ * exit status: it may be the copy of one thread out of many, so it keeps away from everything that
+ * takes locks.
  */
 #include "scene.h"
 
@@ -410,9 +411,9 @@ CASE(vfork_child_shares_the_contexts)
  * Children under traffic.
  */
 
-#define CHILDREN	200
+#define CHILDREN 200
 #define TRAFFIC_THREADS 2
-#define TRAFFIC_READS	8
+#define TRAFFIC_READS 8
 
 /* A thread whose requests go all ways: pipe, page cache or disk, and an fsync behind them. */
 struct traffic {
@@ -625,7 +626,9 @@ static struct holdings look_at_holdings(void)
 	return now;
 }
 
-/* Some of what io_destroy gives back comes a moment later: until it has not changed for ten looks. */
+/*
+ * Some of what io_destroy gives back comes a moment later: until it has not changed for ten looks.
+ */
 static struct holdings settled_holdings(void)
 {
 	long long end_ns = monotonic_ns() + EVENT_LIMIT_SECONDS * 1000000000LL;

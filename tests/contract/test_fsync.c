@@ -3,14 +3,16 @@
  * Goal: an fsync ends only after every earlier request on its file has ended and the file has been
  * synchronized after that; later requests and the fsync do not wait for each other.
  *
- * Method: the file is on a disk that waits (holdfs).  A case holds earlier requests there, submits the
- * fsync, and asks the disk, not the library, whether the sync has come to it, and when: the flush itself
- * must begin after the last earlier request, to hold back its event is not enough.  On the reference the
- * same look at the disk sees the sync overtake, so the look is known to be able to tell.
+ * Method: the file is on a disk that waits (holdfs).  A case holds earlier requests there, submits
+ * the fsync, and asks the disk, not the library, whether the sync has come to it, and when: the
+ * flush itself must begin after the last earlier request, to hold back its event is not enough.  On
+ * the reference the same look at the disk sees the sync overtake, so the look is known to be able
+ * to tell.
  *
- * "Earlier" is taken apart: by kind of request, batch, context, thread, descriptor, and by how the request
- * ends.  Then come those who depend on the end of the fsync: sleepers, watchers of an eventfd, io_cancel,
- * io_destroy, umount.  The last case compares long random histories with a model.
+ * "Earlier" is taken apart: by kind of request, batch, context, thread, descriptor, and by how the
+ * request ends.  Then come those who depend on the end of the fsync: sleepers, watchers of an
+ * eventfd, io_cancel, io_destroy, umount.  Histories longer than anybody writes by hand are in
+ * test_fsync_model.
  */
 #include "scene.h"
 
@@ -86,8 +88,8 @@ static void waits_for(struct scene *scene, int fd, enum earlier_kind kind, short
 	if (held) {
 		expect_event(scene->ctx, &iocbs[0], 2L * BLOCK_BYTES, what);
 		expect_event(scene->ctx, &iocbs[1], 0, what);
-		sync = holdfs_operation(scene->fs, wait_operation(scene->fs, HOLDFS_FSYNC, SUBJECT,
-								  syncs_before));
+		sync = holdfs_operation(
+			scene->fs, wait_operation(scene->fs, HOLDFS_FSYNC, SUBJECT, syncs_before));
 		ck_assert_msg(sync.arrived > last_answered(scene, HOLDFS_READ | HOLDFS_WRITE),
 			      "%s: synchronized too early", what);
 		ck_assert_msg(sync.data_only == (opcode == IO_CMD_FDSYNC), "%s: the other kind",
@@ -300,8 +302,8 @@ CASE(fsync_does_not_wait_for_other_files)
 }
 
 /*
- * As many reads as may wait for a slow disk, all later than the write: whoever carries them out must have
- * a hand free for the fsync.
+ * As many reads as may wait for a slow disk, all later than the write: whoever carries them out
+ * must have a hand free for the fsync.
  */
 static void sync_beside_reads(enum scene_file read_file)
 {
@@ -345,7 +347,9 @@ CASE(fsync_does_not_wait_for_many_reads_of_another_file)
 	sync_beside_reads(OTHER);
 }
 
-/* A POLL may wait for ever, and there are files that can be both polled in vain and synchronized. */
+/*
+ * A POLL may wait for ever, and there are files that can be both polled in vain and synchronized.
+ */
 CASE(fsync_does_not_wait_for_poll)
 {
 	io_context_t ctx = new_context(4);
@@ -370,8 +374,8 @@ CASE(fsync_does_not_wait_for_poll)
 }
 
 /*
- * A read of an empty pipe may wait for ever, too.  Nothing can synchronize a pipe, so no fsync can mean it,
- * also not when its descriptor is gone and its number says no more what it was.
+ * A read of an empty pipe may wait for ever, too.  Nothing can synchronize a pipe, so no fsync can
+ * mean it, also not when its descriptor is gone and its number says no more what it was.
  */
 CASE(fsync_does_not_wait_for_a_pipe_whose_descriptor_is_closed)
 {
@@ -410,8 +414,8 @@ enum sync_descriptor {
 };
 
 static const char *const descriptor_names[SYNC_DESCRIPTORS] = {
-	"the same descriptor",	"a duplicate", "another open", "a read-only one",
-	"one without O_DIRECT", "the request's is closed",
+	"the same descriptor", "a duplicate",	       "another open",
+	"a read-only one",     "one without O_DIRECT", "the request's is closed",
 };
 
 static int open_sync_descriptor(struct scene *scene, enum sync_descriptor kind, int fd)
@@ -554,10 +558,10 @@ CASE(fsync_waits_for_several_contexts)
 }
 
 /*
- * The fsync waits for several contexts.  A caller is quick and takes the event of each but one, before
- * whoever follows that context for the fsync has seen it; nobody calls that one.  The machine is busy, so
- * that wake-ups come late; and there are more contexts each time, so that helpers left over from the last
- * time are never enough.
+ * The fsync waits for several contexts.  A caller is quick and takes the event of each but one,
+ * before whoever follows that context for the fsync has seen it; nobody calls that one.  The
+ * machine is busy, so that wake-ups come late; and there are more contexts each time, so that
+ * helpers left over from the last time are never enough.
  */
 #define FOLLOWED_MAX 12
 
@@ -733,8 +737,8 @@ CASE(fsync_serves_an_fdsync)
 		expect_event(scene.ctx, &write, BLOCK_BYTES, HERE);
 		expect_event(scene.ctx, &sync_iocbs[0], 0, HERE);
 		expect_event(scene.ctx, &sync_iocbs[1], 0, HERE);
-		flush = holdfs_operation(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT,
-								  syncs_before));
+		flush = holdfs_operation(
+			scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, syncs_before));
 		ck_assert(!flush.data_only);
 		ck_assert_uint_eq(syncs(&scene), syncs_before + 1);
 	}
@@ -742,8 +746,8 @@ CASE(fsync_serves_an_fdsync)
 }
 
 /*
- * The kernel reports a failed write-back once to each open description.  A flush shared between two of
- * them would swallow it for one.
+ * The kernel reports a failed write-back once to each open description.  A flush shared between two
+ * of them would swallow it for one.
  */
 CASE(each_open_description_has_its_own_flush)
 {
@@ -766,35 +770,6 @@ CASE(each_open_description_has_its_own_flush)
 	holdfs_release(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, 1), 0);
 	expect_event(scene.ctx, &sync_iocbs[1], 0, HERE);
 	close(another);
-	scene_close(&scene);
-}
-
-/* Also when the second one stands at the number of the first, which has been closed since. */
-CASE(open_description_at_a_reused_number_has_its_own_flush)
-{
-	struct scene scene;
-	struct iocb write, first, second;
-	unsigned write_index;
-	int fd, another;
-
-	SKIP_ON_REFERENCE("holds no fsync");
-	SCENE_OPEN(&scene);
-	fd = holdfs_open(scene.fs, SUBJECT, O_RDWR);
-	another = holdfs_open(scene.fs, SUBJECT, O_RDWR);
-	prepare_sync(&first, fd, IO_CMD_FSYNC);
-	write_index = hold_syncs(&scene, &write, &first, 1);
-	ck_assert_int_eq(dup3(another, fd, O_CLOEXEC), fd);
-	prepare_sync(&second, fd, IO_CMD_FSYNC);
-	expect_submitted(scene.ctx, &second, HERE);
-	holdfs_hold(scene.fs, HOLDFS_FSYNC);
-	holdfs_release(scene.fs, write_index, 0);
-	expect_event(scene.ctx, &write, BLOCK_BYTES, HERE);
-	holdfs_release(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, 0), EIO);
-	expect_event(scene.ctx, &first, -EIO, HERE);
-	holdfs_release(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, 1), 0);
-	expect_event(scene.ctx, &second, 0, HERE);
-	close(another);
-	close(fd);
 	scene_close(&scene);
 }
 
@@ -979,8 +954,8 @@ CASE(errors_of_a_lone_fsync_are_reported)
  */
 
 /*
- * The thread sleeps for all three events before the fsync is there.  A library in which it sleeps in the
- * kernel for that many would never learn that the write has ended.
+ * The thread sleeps for all three events before the fsync is there.  A library in which it sleeps
+ * in the kernel for that many would never learn that the write has ended.
  */
 CASE(sleeper_from_before_the_fsync_gets_its_event)
 {
@@ -1188,7 +1163,9 @@ CASE(held_fsync_can_be_cancelled)
 	scene_close(&scene);
 }
 
-/* Nothing of a cancelled fsync stays behind that a later one would wait for, or that it would skip. */
+/*
+ * Nothing of a cancelled fsync stays behind that a later one would wait for, or that it would skip.
+ */
 CASE(fsync_after_a_cancelled_one_waits_for_the_write)
 {
 	struct scene scene;
@@ -1227,7 +1204,10 @@ CASE(running_fsync_is_past_cancelling)
 	scene_close(&scene);
 }
 
-/* Reads that wait for the disk: whether each can still be cancelled or not, it has ended afterwards. */
+/*
+ * Reads that wait for the disk: whether each can still be cancelled or not, it has ended
+ * afterwards.
+ */
 CASE(cancelled_requests_have_ended)
 {
 	struct scene scene;
@@ -1297,10 +1277,10 @@ static void destroy_with_held(bool here)
 	holdfs_release_all(scene.fs);
 	ck_assert_int_eq(destroyer_join(&destroyer), 0);
 	ck_assert_uint_eq(syncs(&scene), 1);
-	ck_assert_uint_ne(holdfs_operation(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT,
-								    0))
-				  .answered,
-			  0);
+	ck_assert_uint_ne(
+		holdfs_operation(scene.fs, wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, 0))
+			.answered,
+		0);
 	ck_assert_uint_eq(take_count(event_fd), 1);
 	if (!here)
 		expect_event(scene.ctx, &write, BLOCK_BYTES, HERE);
@@ -1366,7 +1346,10 @@ CASE(descriptor_may_be_closed_while_its_fsync_is_held)
 	scene_close(&scene);
 }
 
-/* shared: the write went through the same number.  Otherwise through another descriptor, which stays. */
+/*
+ * shared: the write went through the same number.  Otherwise through another descriptor, which
+ * stays.
+ */
 static void reuse_number(bool shared)
 {
 	struct scene scene;
@@ -1458,8 +1441,8 @@ CASE(eventfd_of_a_held_fsync_may_be_closed)
 }
 
 /*
- * Record locks belong to the process and the file: closing any descriptor of the file, also one that the
- * library might have made for itself, drops them all.
+ * Record locks belong to the process and the file: closing any descriptor of the file, also one
+ * that the library might have made for itself, drops them all.
  */
 
 struct lock_question {
@@ -1550,7 +1533,8 @@ CASE(fsync_before_a_refused_element_is_accepted)
 	SCENE_OPEN(&scene);
 	for (int kind = 0; kind < BAD_ELEMENTS; kind++) {
 		unsigned syncs_before = syncs(&scene);
-		struct iocb *batch[] = { &write, &sync, bad_iocb(&storage, (enum bad_element)kind, scene.fd) };
+		struct iocb *batch[] = { &write, &sync,
+					 bad_iocb(&storage, (enum bad_element)kind, scene.fd) };
 
 		prepare_write(&write, scene.fd, (unsigned)kind);
 		prepare_sync(&sync, scene.fd, IO_CMD_FSYNC);
@@ -1708,13 +1692,13 @@ CASE(fsyncs_are_refused_alike_with_requests_in_flight)
 }
 
 /*
- * umount: when the program has closed its own descriptors, nobody else holds the file system busy.  The
- * contexts stay, and nothing of the library is called meanwhile.
+ * umount: when the program has closed its own descriptors, nobody else holds the file system busy.
+ * The contexts stay, and nothing of the library is called meanwhile.
  */
 
 /*
- * The kernel itself drops its reference to the file of an asynchronous request a moment after the event,
- * so here umount may be tried again.
+ * The kernel itself drops its reference to the file of an asynchronous request a moment after the
+ * event, so here umount may be tried again.
  */
 CASE(file_system_of_a_finished_fsync_can_be_unmounted)
 {
@@ -1737,8 +1721,8 @@ CASE(file_system_of_a_finished_fsync_can_be_unmounted)
 }
 
 /*
- * A read that io_submit itself would have made leaves nothing behind in its event's wake, so neither may
- * one that was made elsewhere: the first umount works.
+ * A read that io_submit itself would have made leaves nothing behind in its event's wake, so
+ * neither may one that was made elsewhere: the first umount works.
  */
 CASE(file_system_of_an_offloaded_read_can_be_unmounted_at_once)
 {
@@ -1792,280 +1776,4 @@ CASE(disk_file_system_can_be_unmounted)
 	ck_assert_int_eq(rmdir(directory), 0);
 	free(directory);
 	free_context(ctx);
-}
-
-/*
- * Random histories and a model.
- *
- * Requests of all kinds go through two contexts and four descriptors, and the disk answers them in any
- * order.  Two things must hold for each fsync.  When its event is there, all earlier requests have been
- * answered, and a flush of its kind has begun after the last answer and ended.  And once they have been
- * answered, the event comes, whatever else is still held.
- */
-
-#define HISTORY_REQUESTS 200
-
-struct record {
-	struct iocb iocb;
-	int context;
-	unsigned kind;
-	unsigned block;
-	bool ended;
-	unsigned answered;
-	unsigned last_before; /* the last answer to a request before this one */
-};
-
-struct history {
-	struct scene scene;
-	io_context_t contexts[2];
-	int descriptors[4];
-	struct record records[HISTORY_REQUESTS];
-	unsigned count;
-	unsigned answered; /* all records before this one have been answered, or are syncs */
-	unsigned last_answer;
-	unsigned violations;
-	unsigned random;
-};
-
-static unsigned draw(struct history *history, unsigned limit)
-{
-	history->random ^= history->random << 13;
-	history->random ^= history->random >> 17;
-	history->random ^= history->random << 5;
-	return history->random % limit;
-}
-
-static void print_history(struct history *history)
-{
-	static const char *const opcodes[] = { "read", "write", "fsync", "fdsync" };
-
-	for (unsigned i = 0; i < history->count; i++) {
-		struct record *record = &history->records[i];
-
-		fprintf(stderr, "request %u: context %d, %s through %d%s\n", i, record->context,
-			opcodes[record->iocb.aio_lio_opcode], record->iocb.aio_fildes,
-			record->ended ? ", ended" : "");
-	}
-	holdfs_print_log(history->scene.fs);
-}
-
-static void violation(struct history *history, const struct record *record, const char *what)
-{
-	history->violations++;
-	if (on_reference())
-		return;
-	print_history(history);
-	ck_abort_msg("request %u: %s", (unsigned)(record - history->records), what);
-}
-
-static unsigned answer_to(struct history *history, const struct record *record)
-{
-	struct holdfs *fs = history->scene.fs;
-	unsigned length = holdfs_log_length(fs);
-
-	for (unsigned index = 0; index < length; index++) {
-		struct holdfs_operation operation = holdfs_operation(fs, index);
-
-		if (operation.kind == record->kind && operation.file == SUBJECT &&
-		    operation.offset == (off_t)record->block * BLOCK_BYTES)
-			return operation.answered;
-	}
-	return 0;
-}
-
-static void look_at_answers(struct history *history)
-{
-	while (history->answered < history->count) {
-		struct record *record = &history->records[history->answered];
-
-		record->last_before = history->last_answer;
-		if (record->kind != HOLDFS_FSYNC) {
-			record->answered = answer_to(history, record);
-			if (!record->answered)
-				return;
-			if (record->answered > history->last_answer)
-				history->last_answer = record->answered;
-		}
-		history->answered++;
-	}
-}
-
-static bool has_been_flushed(struct history *history, const struct record *record)
-{
-	struct holdfs *fs = history->scene.fs;
-	unsigned length = holdfs_log_length(fs);
-
-	for (unsigned index = 0; index < length; index++) {
-		struct holdfs_operation operation = holdfs_operation(fs, index);
-
-		if (operation.kind == HOLDFS_FSYNC && operation.file == SUBJECT &&
-		    operation.arrived > record->last_before && operation.answered &&
-		    (record->iocb.aio_lio_opcode == IO_CMD_FDSYNC || !operation.data_only))
-			return true;
-	}
-	return false;
-}
-
-static void judge_event(struct history *history, const struct io_event *event)
-{
-	struct record *record = event->data;
-
-	ck_assert_ptr_eq(event->obj, &record->iocb);
-	ck_assert(!record->ended);
-	record->ended = true;
-	if (record->kind != HOLDFS_FSYNC) {
-		ck_assert_int_eq((long)event->res, BLOCK_BYTES);
-		return;
-	}
-	ck_assert_int_eq((long)event->res, 0);
-	look_at_answers(history);
-	if (history->answered <= (unsigned)(record - history->records))
-		violation(history, record, "an earlier request has not ended");
-	else if (!has_been_flushed(history, record))
-		violation(history, record, "not flushed after the last earlier request");
-	for (struct record *other = history->records; other < record; other++)
-		if (other->kind == HOLDFS_FSYNC && !other->ended &&
-		    other->context == record->context)
-			violation(history, record, "an earlier fsync has not ended");
-}
-
-static void reap(struct history *history, int context)
-{
-	struct io_event events[16];
-	int count = take_events_now(history->contexts[context], events, 16);
-
-	ck_assert_int_ge(count, 0);
-	for (int i = 0; i < count; i++)
-		judge_event(history, &events[i]);
-}
-
-static void wait_ended(struct history *history, struct record *record)
-{
-	long long end_ns = monotonic_ns() + EVENT_LIMIT_SECONDS * 1000000000LL;
-
-	while (reap(history, record->context), !record->ended) {
-		if (monotonic_ns() > end_ns)
-			violation(history, record, "does not end");
-		contract_pause();
-	}
-}
-
-/* Every fsync that nothing stands before any more must end now. */
-static void settle(struct history *history)
-{
-	look_at_answers(history);
-	for (unsigned i = 0; i < history->answered; i++)
-		if (history->records[i].kind == HOLDFS_FSYNC)
-			wait_ended(history, &history->records[i]);
-}
-
-static void fill_record(struct history *history, struct record *record, int context)
-{
-	unsigned number = (unsigned)(record - history->records);
-	/* The last descriptor is a buffered one, whose reads wait for the disk. */
-	int which = (int)draw(history, on_reference() ? 3 : 4), fd = history->descriptors[which];
-	unsigned choice = draw(history, 8);
-
-	*record = (struct record){ .context = context, .block = number };
-	if (choice < 3) {
-		record->kind = HOLDFS_FSYNC;
-		prepare_sync(&record->iocb, fd, choice == 0 ? IO_CMD_FDSYNC : IO_CMD_FSYNC);
-	} else if (choice < 6 && which < 3) {
-		record->kind = HOLDFS_WRITE;
-		prepare_write(&record->iocb, fd, number);
-	} else {
-		record->kind = HOLDFS_READ;
-		prepare_read(&record->iocb, fd, number);
-	}
-	record->iocb.data = record;
-}
-
-static void submit_some(struct history *history)
-{
-	int context = (int)draw(history, 2);
-	struct iocb *batch[5];
-	long size = 1 + (long)draw(history, 5);
-
-	for (long i = 0; i < size; i++) {
-		struct record *record = &history->records[history->count + (unsigned)i];
-
-		fill_record(history, record, context);
-		batch[i] = &record->iocb;
-	}
-	ck_assert_int_eq(io_submit(history->contexts[context], size, batch), size);
-	history->count += (unsigned)size;
-}
-
-static void release_some(struct history *history)
-{
-	struct holdfs *fs = history->scene.fs;
-	unsigned held[HISTORY_REQUESTS], count = 0, length = holdfs_log_length(fs);
-
-	for (unsigned index = 0; index < length; index++)
-		if (!holdfs_operation(fs, index).answered && count < HISTORY_REQUESTS)
-			held[count++] = index;
-	if (count) {
-		unsigned index = held[draw(history, count)];
-
-		holdfs_release(fs, index, 0);
-		holdfs_wait_answered(fs, index);
-	}
-}
-
-static void open_history(struct history *history, unsigned seed)
-{
-	struct scene *scene = &history->scene;
-
-	history->random = seed * 2654435761u | 1;
-	history->contexts[0] = scene->ctx;
-	history->contexts[1] = new_context(HISTORY_REQUESTS);
-	history->descriptors[0] = scene->fd;
-	history->descriptors[1] = fcntl(scene->fd, F_DUPFD_CLOEXEC, 0);
-	history->descriptors[2] = holdfs_open(scene->fs, SUBJECT, O_RDWR | O_DIRECT);
-	history->descriptors[3] = holdfs_open(scene->fs, SUBJECT, O_RDONLY);
-}
-
-static void close_history(struct history *history)
-{
-	free_context(history->contexts[1]);
-	for (int i = 1; i < 4; i++)
-		close(history->descriptors[i]);
-}
-
-static void play(struct history *history, unsigned seed)
-{
-	fprintf(stderr, "seed %u\n", seed);
-	open_history(history, seed);
-	holdfs_hold(history->scene.fs, HOLDFS_READ | HOLDFS_WRITE);
-	while (history->count + 5 <= HISTORY_REQUESTS) {
-		submit_some(history);
-		for (unsigned i = draw(history, 6); i > 0; i--)
-			release_some(history);
-		settle(history);
-	}
-	holdfs_release_all(history->scene.fs);
-	for (unsigned i = 0; i < history->count; i++)
-		wait_ended(history, &history->records[i]);
-	close_history(history);
-}
-
-CASE(random_histories_agree_with_the_model)
-{
-	const char *chosen = getenv("TRUEAIO_TEST_SEED");
-	unsigned first = chosen ? (unsigned)strtoul(chosen, NULL, 10) : 1, violations = 0;
-
-	for (unsigned seed = first; seed < first + (chosen ? 1 : 5); seed++) {
-		static struct history history;
-
-		memset(&history, 0, sizeof(history));
-		SCENE_OPEN(&history.scene);
-		/* As many as this may wait there for their turn. */
-		free_context(history.scene.ctx);
-		history.scene.ctx = new_context(HISTORY_REQUESTS);
-		play(&history, seed);
-		violations += history.violations;
-		scene_close(&history.scene);
-	}
-	if (on_reference())
-		ck_assert_uint_gt(violations, 0);
 }

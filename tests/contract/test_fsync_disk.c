@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: the promise of fsync holds on a real disk, where nobody chooses the order in which things end.
+ * Goal: the promise of fsync holds on a real disk, where nobody chooses the order in which things
+ * end.
  *
- * Method: many rounds of large O_DIRECT writes with an fsync behind them.  When the event of the fsync is
- * there, the events of all the writes must be there too, and the file must hold the new data.  The space
- * is allocated and not yet written, as in a database's log: the end of such a write takes the file system
- * a while.  One look proves little, as the order is up to the disk, so each case makes
- * TRUEAIO_TEST_ROUNDS of them (default 50).  On the reference the first case must see the fsync overtake;
- * the others differ in who waits and how, and add nothing there.
+ * Method: many rounds of large O_DIRECT writes with an fsync behind them.  When the event of the
+ * fsync is there, the events of all the writes must be there too, and the file must hold the new
+ * data.  The space is allocated and not yet written, as in a database's log: the end of such a
+ * write takes the file system a while.  One look proves little, as the order is up to the disk, so
+ * each case makes TRUEAIO_TEST_ROUNDS of them (default 50).  On the reference the first case must
+ * see the fsync overtake; the others differ in who waits and how, and add nothing there.
  */
 #include "contract.h"
 
-#define WRITES	    32
+#define WRITES 32
 #define WRITE_BYTES ((size_t)1 << 20)
-#define FILE_BYTES  (WRITES * WRITE_BYTES)
-#define COLD_READS  32
-#define READ_BYTES  4096
-#define REQUESTS    (WRITES + COLD_READS + 1)
+#define FILE_BYTES (WRITES * WRITE_BYTES)
+#define COLD_READS 32
+#define READ_BYTES 4096
+#define REQUESTS (WRITES + COLD_READS + 1)
 
 struct disk {
 	io_context_t ctx;
@@ -130,8 +131,9 @@ static int take_now(struct disk *disk)
 }
 
 /*
- * Takes events until the fsync's; hands back how many other requests have ended by then.  What is in
- * another context is looked at without a sleep in between, in which the writes would end after all.
+ * Takes events until the fsync's; hands back how many other requests have ended by then.  What is
+ * in another context is looked at without a sleep in between, in which the writes would end after
+ * all.
  */
 static int take_until_sync(struct disk *disk)
 {
@@ -192,7 +194,8 @@ static void play_rounds(struct disk *disk)
 			check_event(disk, &event);
 		}
 	}
-	ck_assert_msg(overtaken > 0 || !on_reference(), "the reference has not been seen to overtake");
+	ck_assert_msg(overtaken > 0 || !on_reference(),
+		      "the reference has not been seen to overtake");
 }
 
 CASE(fsync_does_not_overtake_direct_writes)
@@ -277,7 +280,9 @@ CASE(eventfd_of_an_fsync_is_signalled_after_cold_reads)
 	disk_close(&disk);
 }
 
-/* Databases hold such locks on the files that they synchronize; closing any descriptor drops them. */
+/*
+ * Databases hold such locks on the files that they synchronize; closing any descriptor drops them.
+ */
 static void look_at_lock(void *argument)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };

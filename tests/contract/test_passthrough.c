@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Goal: a program that reaps completions past the library finds what it would find without us: the
- * kernel's own ring with its magic, its own iocb pointers, eventfds signalled by the kernel.  The promise
- * of fsync holds for it all the same, also while it does not call us.  Who calls for the kernel's
- * io_getevents in its own way is told from what the calling object imports, each object for itself.
+ * kernel's own ring with its magic, its own iocb pointers, eventfds signalled by the kernel.  The
+ * promise of fsync holds for it all the same, also while it does not call us.  Who calls for the
+ * kernel's io_getevents in its own way is told from what the calling object imports, each object
+ * for itself.
  *
- * Method: programs/passthrough reaps in the ring or by system call and prints what it sees; this test
- * holds the disk under its file.  objects/passthrough.so brings such contexts into this program, whose own
- * are mediated, as it imports io_getevents.
+ * Method: programs/passthrough reaps in the ring or by system call and prints what it sees; this
+ * test holds the disk under its file.  objects/passthrough.so brings such contexts into this
+ * program, whose own are mediated, as it imports io_getevents.
  */
 #include "scene.h"
 
@@ -240,9 +241,9 @@ CASE(program_can_synchronize_again_and_again)
 	for (int i = 0; i < 2; i++) {
 		struct scene scene;
 		struct program program;
-		const char *arguments[] = { "passthrough", reapers[i],	 "200", NULL, "w0", "f",
-					    "w1",	   "/",		 "r2",	"d",  "/",  "f",
-					    "w3",	   NULL };
+		const char *arguments[] = { "passthrough", reapers[i], "200", NULL, "w0",
+					    "f",	   "w1",       "/",   "r2", "d",
+					    "/",	   "f",	       "w3",  NULL };
 
 		SCENE_OPEN(&scene);
 		arguments[3] = holdfs_path(scene.fs, SUBJECT);
@@ -347,7 +348,11 @@ static bool passing_scene_open(struct passing_scene *passing)
 	return true;
 }
 
-#define PASSING_SCENE_OPEN(passing)                                                                	do {                                                                                       		if (!passing_scene_open(passing))                                                  			SKIP("FUSE cannot be used here");                                          	} while (0)
+#define PASSING_SCENE_OPEN(passing)                                                                \
+	do {                                                                                       \
+		if (!passing_scene_open(passing))                                                  \
+			SKIP("FUSE cannot be used here");                                          \
+	} while (0)
 
 static void passing_scene_close(struct passing_scene *passing)
 {

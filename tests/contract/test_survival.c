@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: a request in flight outlives everything its submitter owned but the data buffer: the thread, the
- * descriptor, the name of the file, the iocb, the arrays, the eventfd's descriptor.
+ * Goal: a request in flight outlives everything its submitter owned but the data buffer: the
+ * thread, the descriptor, the name of the file, the iocb, the arrays, the eventfd's descriptor.
  *
- * Method: requests of every kind that is served in its own way (asynchronous in the kernel; a read that
- * misses the page cache; a pipe; an fsync that is held back) are held in flight, on a disk that waits or on
- * an empty pipe.  Then the thing is taken away or used for something else, the request let go, and its
- * event and data must be those of the request as it was submitted.
+ * Method: requests of every kind that is served in its own way (asynchronous in the kernel; a read
+ * that misses the page cache; a pipe; an fsync that is held back) are held in flight, on a disk
+ * that waits or on an empty pipe.  Then the thing is taken away or used for something else, the
+ * request let go, and its event and data must be those of the request as it was submitted.
  */
 #include "scene.h"
 
@@ -33,14 +33,14 @@ static bool reference_cannot(enum kind kind)
 	return on_reference() && kind >= COLD_READ;
 }
 
-#define TEXT	   "what the reader waits for"
+#define TEXT "what the reader waits for"
 #define TEXT_BYTES ((long)sizeof(TEXT))
 
 /* One request in flight. */
 struct flight {
 	struct scene scene;
 	enum kind kind;
-	int fd;	     /* the request's */
+	int fd; /* the request's */
 	int ends[2]; /* of the pipe, whichever the kind */
 	struct iocb iocb;
 	struct iocb write; /* what the held fsync waits for */
@@ -105,8 +105,8 @@ static bool flight_open(struct flight *flight, enum kind kind)
 	if (kind == PIPE_READ || kind == PIPE_READV)
 		flight->fd = fcntl(flight->ends[0], F_DUPFD_CLOEXEC, 0);
 	else
-		flight->fd = holdfs_open(flight->scene.fs, SUBJECT, direct ? O_RDWR | O_DIRECT
-									   : O_RDONLY);
+		flight->fd = holdfs_open(flight->scene.fs, SUBJECT,
+					 direct ? O_RDWR | O_DIRECT : O_RDONLY);
 	prepare_flight(flight);
 	holdfs_hold(flight->scene.fs, HOLDFS_READ | HOLDFS_WRITE);
 	return true;
@@ -327,7 +327,8 @@ CASE(reads_of_a_disk_mean_the_file_of_the_call_when_the_number_is_reused)
 {
 	enum { READS = 32, ROUNDS = 20 };
 	const size_t bytes = (size_t)READS * 16 * BLOCK_BYTES;
-	int file = scratch_file(bytes), other = scratch_file(1), fd = fcntl(file, F_DUPFD_CLOEXEC, 0);
+	int file = scratch_file(bytes), other = scratch_file(1),
+	    fd = fcntl(file, F_DUPFD_CLOEXEC, 0);
 	io_context_t ctx = new_context(READS);
 	struct iocb iocbs[READS];
 
@@ -374,7 +375,10 @@ CASE(reads_queued_on_a_pipe_outlive_its_descriptor)
 		io_prep_pread(&iocbs[i], ends[0], text[i], 2, 0);
 	expect_all_submitted(ctx, iocbs, 4, HERE);
 	ck_assert_int_eq(dup3(others[0], ends[0], O_CLOEXEC), ends[0]);
-	/* The other pipe's data is nobody's; that the first still has a reader spares its writer EPIPE. */
+	/*
+	 * The other pipe's data is nobody's; that the first still has a reader spares its writer
+	 * EPIPE.
+	 */
 	ck_assert_int_eq(write(others[1], "xxxxxxxx", 8), 8);
 	ck_assert_int_eq(write(ends[1], "abcdefgh", 8), 8);
 	for (int i = 0; i < 4; i++) {
@@ -397,8 +401,7 @@ CASE(requests_outlive_the_name_of_their_file)
 	buffered = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	ck_assert_int_ge(buffered, 0);
 	memset(write_blocks, 'S', sizeof(write_blocks));
-	ck_assert_int_eq(write(buffered, write_blocks, sizeof(write_blocks)),
-			 sizeof(write_blocks));
+	ck_assert_int_eq(write(buffered, write_blocks, sizeof(write_blocks)), sizeof(write_blocks));
 	ck_assert_int_eq(fsync(buffered), 0);
 	posix_fadvise(buffered, 0, 0, POSIX_FADV_DONTNEED);
 	direct = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -442,8 +445,8 @@ CASE(structures_may_be_unmapped_after_io_submit)
 		if (reference_cannot((enum kind)kind))
 			continue;
 		FLIGHT_OPEN(&flight, (enum kind)kind);
-		iocb = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		iocb = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
 		ck_assert_ptr_ne(iocb, MAP_FAILED);
 		segments = (struct iovec *)(void *)(iocb + 1);
 		batch = (struct iocb **)(void *)(segments + 2);

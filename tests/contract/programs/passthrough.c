@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program that reaps completions without libaio's help: it imports io_submit and none of the calls
- * that reap, and reads the ring in memory (as QEMU does) or makes the io_getevents system call itself
- * (as MariaDB does).  It says on standard output what it sees, one line a fact, and judges nothing:
- * the test that started it holds the file's disk and does that.
+ * A program that reaps completions without libaio's help: it imports io_submit and none of the
+ * calls that reap, and reads the ring in memory (as QEMU does) or makes the io_getevents system
+ * call itself (as MariaDB does).  It says on standard output what it sees, one line a fact, and
+ * judges nothing: the test that started it holds the file's disk and does that.
  *
  *	passthrough ring|syscall ROUNDS FILE REQUEST... [/ REQUEST...] ...
  *	passthrough destroy
  *	passthrough object FILE
  *
- * REQUEST is w0, w1, ... (write of that 4 KiB block), r0, r1, ..., f (FSYNC) or d (FDSYNC); each "/"
- * starts another io_submit.  All of them share one eventfd.  From the last io_submit to the last event
- * the library is not called.  That happens ROUNDS times.  "destroy" ends a context while another thread
- * waits in it.  "object" makes contexts here and in a shared object.
+ * REQUEST is w0, w1, ... (write of that 4 KiB block), r0, r1, ..., f (FSYNC) or d (FDSYNC); each
+ * "/" starts another io_submit.  All of them share one eventfd.  From the last io_submit to the
+ * last event the library is not called.  That happens ROUNDS times.  "destroy" ends a context while
+ * another thread waits in it.  "object" makes contexts here and in a shared object.
  *
  * Nothing shared with the tests may be linked in here: it would bring the reaping calls with it.
  */
@@ -132,7 +132,7 @@ static void tell(const struct io_event *event)
 
 static uint64_t wait_for_eventfd(int eventfd_number)
 {
-	struct pollfd wait = {.fd = eventfd_number, .events = POLLIN};
+	struct pollfd wait = { .fd = eventfd_number, .events = POLLIN };
 	uint64_t count = 0;
 
 	if (poll(&wait, 1, -1) != 1 || read(eventfd_number, &count, sizeof(count)) != sizeof(count))
@@ -140,7 +140,10 @@ static uint64_t wait_for_eventfd(int eventfd_number)
 	return count;
 }
 
-/* The ring's events are there before the eventfd is readable, so each round finds at least its count. */
+/*
+ * The ring's events are there before the eventfd is readable, so each round finds at least its
+ * count.
+ */
 static uint64_t reap_ring(io_context_t ctx, int eventfd_number)
 {
 	struct ring *ring = (struct ring *)(void *)ctx;
@@ -235,7 +238,7 @@ static bool blocked_in_getevents(const struct waiter *waiter)
 
 static int destroy_under_waiter(void)
 {
-	struct waiter waiter = {.ctx = set_up()};
+	struct waiter waiter = { .ctx = set_up() };
 	pthread_t thread;
 
 	if (pthread_create(&thread, NULL, wait_in_kernel, &waiter))

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program that switches O_DIRECT on and off between its requests, as glusterfs does: each request is carried out with
+ * the flag that it was submitted with.
+ *
+ * The reads miss the cache, so the library still has them in hand when the flag comes on, and their buffers, offsets
+ * and sizes are none that direct I/O takes.
+ */
+#include "contract.h"
+
+enum { FILE_BYTES = 1 << 20, ROUNDS = 200 };
+
+static void set_direct(int fd, bool direct)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	flags = direct ? flags | O_DIRECT : flags & ~O_DIRECT;
+	ck_assert_int_eq(fcntl(fd, F_SETFL, flags), 0);
+}
+
+static void drop_cache(int fd)
+{
+	ck_assert_int_eq(fsync(fd), 0);
+	ck_assert_int_eq(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+}
+
+CASE(a_cold_read_stays_buffered_when_the_flag_comes_on_behind_it)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char buffer[8192];
+
+	for (int round = 0; round < ROUNDS; round++) {
+		off_t offset = (round * 8192L + 513) % (FILE_BYTES - 8192);
+		struct iocb iocb;
+
+		drop_cache(file);
+		io_prep_pread(&iocb, file, buffer + 1, 5001, offset);
+		expect_submitted(ctx, &iocb, HERE);
+		set_direct(file, true);
+		expect_event(ctx, &iocb, 5001, HERE);
+		set_direct(file, false);
+		expect_pattern(buffer + 1, offset, 5001, HERE);
+	}
+	close(file);
+	free_context(ctx);
+}
+
+CASE(so_does_a_vectored_read_across_the_end)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char parts[3][2048];
+
+	for (int round = 0; round < ROUNDS; round++) {
+		off_t offset = FILE_BYTES - 3000 - round;
+		struct iovec vectors[3] = { { parts[0] + 1, 999 }, { parts[1] + 3, 1 }, { parts[2], 2048 } };
+		long bytes = 999 + 1 + 2048;
+		struct iocb iocb;
+
+		if (bytes > FILE_BYTES - offset)
+			bytes = FILE_BYTES - offset;
+		drop_cache(file);
+		io_prep_preadv(&iocb, file, vectors, 3, offset);
+		expect_submitted(ctx, &iocb, HERE);
+		set_direct(file, true);
+		expect_event(ctx, &iocb, bytes, HERE);
+		set_direct(file, false);
+		expect_pattern(parts[0] + 1, offset, 999, HERE);
+		expect_pattern(parts[1] + 3, offset + 999, 1, HERE);
+		expect_pattern(parts[2], offset + 1000, (size_t)bytes - 1000, HERE);
+	}
+	close(file);
+	free_context(ctx);
+}
+
+CASE(a_direct_read_that_is_not_aligned_is_still_refused_in_its_event)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char buffer[8192];
+	struct iocb iocb;
+
+	set_direct(file, true);
+	io_prep_pread(&iocb, file, buffer + 1, 5001, 513);
+	expect_result(ctx, &iocb, -EINVAL, "unaligned");
+	close(file);
+	free_context(ctx);
+}
