@@ -394,6 +394,11 @@ CASE(vfork_child_shares_the_contexts)
 	int status;
 	pid_t child;
 
+	if (UNDER_THREAD_SANITIZER) {
+		close(zero);
+		free_context(ctx);
+		SKIP("ThreadSanitizer makes a fork of a vfork");
+	}
 	io_prep_pread(&iocb, zero, &byte, 1, 0);
 	expect_result(ctx, &iocb, 1, "before");
 	child = vfork();
@@ -681,6 +686,8 @@ CASE(nothing_grows_with_the_number_of_contexts)
 	struct holdings first, last;
 	int buffered;
 
+	if (UNDER_THREAD_SANITIZER)
+		SKIP("ThreadSanitizer's own mappings grow");
 	SCENE_OPEN(&scene);
 	buffered = holdfs_open(scene.fs, SUBJECT, O_RDONLY);
 	for (int i = 0; i < WARM_UP; i++)
