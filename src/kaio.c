@@ -43,6 +43,7 @@ int ta_kaio_destroy(unsigned long handle)
 
 long ta_kaio_submit(unsigned long handle, long count, struct iocb **iocbs)
 {
+	TA_KERNEL_RELEASE(handle);
 	return ta_syscall3(SYS_io_submit, handle, count, iocbs);
 }
 

@@ -42,6 +42,7 @@ struct ta_ring_reader {
 
 static inline struct ta_ring_reader ta_ring_open(struct ta_ring *ring)
 {
+	TA_KERNEL_ACQUIRE(ring);
 	return (struct ta_ring_reader){
 		/* relaxed: only consumers under the context's lock write head. */
 		.head = atomic_load_explicit(&ring->head, memory_order_relaxed),

@@ -23,6 +23,27 @@
 #include <unistd.h>
 
 #define TA_HIDDEN __attribute__((visibility("hidden")))
+/*
+ * What a thread did before io_submit is done before anybody sees the event: the kernel sees to it, and ThreadSanitizer is told, by the address of
+ * the ring.
+ */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TA_THREAD_SANITIZER
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define TA_THREAD_SANITIZER
+#endif
+#ifdef TA_THREAD_SANITIZER
+void __tsan_acquire(void *address);
+void __tsan_release(void *address);
+#define TA_KERNEL_RELEASE(ring) __tsan_release((void *)(ring))
+#define TA_KERNEL_ACQUIRE(ring) __tsan_acquire((void *)(ring))
+#else
+#define TA_KERNEL_RELEASE(ring) ((void)(ring))
+#define TA_KERNEL_ACQUIRE(ring) ((void)(ring))
+#endif
+
 #define ta_likely(condition) __builtin_expect(!!(condition), 1)
 #define ta_unlikely(condition) __builtin_expect(!!(condition), 0)
 #define TA_COLD __attribute__((cold, noinline))

@@ -494,6 +494,39 @@ CASE(passed_through_fsync_waits_for_a_request_of_a_mediated_context)
 	passing_scene_close(&passing);
 }
 
+/*
+ * The same iocb for a request before the fsync and one after it, whose events nothing tells apart.
+ * The later request's may come first: it must not be taken for the earlier one's.
+ */
+CASE(iocb_used_again_in_flight_does_not_let_the_fsync_go_early)
+{
+	struct passing_scene passing;
+	struct scene *scene = &passing.scene;
+	struct iocb write, sync;
+	unsigned index[2];
+
+	PASSING_SCENE_OPEN(&passing);
+	holdfs_hold(scene->fs, HOLDFS_WRITE);
+	prepare_write(&write, scene->fd, 0);
+	object_submits(&passing, &write);
+	index[0] = wait_operation(scene->fs, HOLDFS_WRITE, SUBJECT, 0);
+	prepare_sync(&sync, scene->fd, IO_CMD_FSYNC);
+	object_submits(&passing, &sync);
+	if (sync_is_held(scene, 0)) {
+		prepare_write(&write, scene->fd, 1);
+		object_submits(&passing, &write);
+		index[1] = wait_operation(scene->fs, HOLDFS_WRITE, SUBJECT, 1);
+		holdfs_release(scene->fs, index[1], 0);
+		expect_in_ring(passing.ctx, &write, BLOCK_BYTES);
+		sync_is_held(scene, 0);
+		holdfs_release(scene->fs, index[0], 0);
+		expect_in_ring(passing.ctx, &write, BLOCK_BYTES);
+		expect_in_ring(passing.ctx, &sync, 0);
+		ck_assert_uint_eq(syncs(scene), 1);
+	}
+	passing_scene_close(&passing);
+}
+
 CASE(io_destroy_waits_for_a_held_fsync_of_a_passed_through_context)
 {
 	struct passing_scene passing;

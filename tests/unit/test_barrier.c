@@ -813,6 +813,14 @@ START_TEST(without_memory_nothing_changes)
 }
 END_TEST
 
+/* Each case begins with nothing, also where all run in one process. */
+static void forget_all(void)
+{
+	ta_pool_free_all(&barrier.pages);
+	memset(&barrier, 0, sizeof(barrier));
+	due = NULL;
+}
+
 int main(void)
 {
 	Suite *suite = suite_create("barrier");
@@ -820,6 +828,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
+	tcase_add_checked_fixture(rules, forget_all, NULL);
 	tcase_add_test(rules, a_sync_waits_for_all_its_epochs);
 	tcase_add_test(rules, nothing_is_issued_before_it_is_armed);
 	tcase_add_test(rules, a_sync_behind_another_is_not_alone);
