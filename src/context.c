@@ -7,8 +7,8 @@
  * table_lock, because a chain can change under a reader's feet.
  *
  * Destroying a kernel context takes two grace periods, about 30 ms.  The caller does not pay them: it waits for what is in flight, as the
- * manual demands, and *retires* the idle kernel context.  A retired one serves the next io_setup of the same size, or is destroyed by a
- * retirer thread within 100 ms, so that its share of fs.aio-max-nr comes back.
+ * manual demands, and *retires* the idle kernel context.  A retired one that was never used serves the next io_setup of the same size; the others are destroyed by
+ * a retirer thread within 100 ms, so that its share of fs.aio-max-nr comes back.
  *
  * Destruction must not drain the ring while another thread still sleeps in the kernel: the wake-up that was posted for it is an event in that
  * ring, and a sleeper that finds the ring empty again goes on sleeping.  So: first everybody leaves, then the destroyer drives.
@@ -177,7 +177,8 @@ static struct ta_context *take_retired(struct ta_process *process, unsigned aske
 	struct ta_context **link, *context;
 
 	for (link = &process->retired; (context = *link) != NULL; link = &context->all_next) {
-		if (!any && context->asked != asked)
+		/* One that has carried requests keeps free places parked with other CPUs, and would take fewer than a new one. */
+		if (!any && (context->asked != asked || context->sequence > 0))
 			continue;
 		*link = context->all_next;
 		process->retired_count--;
@@ -283,6 +284,7 @@ static int obtain_context(struct ta_process *process, unsigned nr_events, struct
 		return result;
 	}
 	context->asked = nr_events;
+	context->sequence = 0;
 	context->ring = (struct ta_ring *)context->kernel_handle;
 	context->slots = NULL;
 	ta_syscall3(SYS_madvise, context->kernel_handle,
