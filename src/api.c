@@ -2,12 +2,13 @@
 /*
  * Every exported function and its symbol version.
  *
- * What stands here is checks and delegation: arguments that the manual gives an errno for, a context looked up by the function that does the
- * work, and the way out for a signal handler that interrupted the library in its own thread at a bad moment (-EAGAIN, from waits -EINTR) instead
- * of a deadlock.  Errors are returned as negative errno; errno itself stays as it was.
+ * What stands here is checks and delegation: arguments that the manual gives an errno for, a
+ * context looked up by the function that does the work, and the way out for a signal handler that
+ * interrupted the library in its own thread at a bad moment (-EAGAIN, from waits -EINTR) instead of
+ * a deadlock.  Errors are returned as negative errno; errno itself stays as it was.
  *
- * io_queue_run, io_queue_init and io_queue_release call the exported functions, not their insides: a program that interposes io_setup or
- * io_getevents has always seen those calls, too.
+ * io_queue_run, io_queue_init and io_queue_release call the exported functions, not their insides:
+ * a program that interposes io_setup or io_getevents has always seen those calls, too.
  */
 #include "internal.h"
 
@@ -17,9 +18,10 @@
 #define TA_EXPORT __attribute__((visibility("default")))
 
 /*
- * Ties a function to a versioned name: the attribute survives gcc's link-time optimization, clang has the assembler's directive alone.  The
- * default versions are tied here, too, not left to the map: GNU ld makes them local symbols under link-time optimization.  The static archive
- * has plain names, and only the default version of each.
+ * Ties a function to a versioned name: the attribute survives gcc's link-time optimization, clang
+ * has the assembler's directive alone.  The default versions are tied here, too, not left to the
+ * map: GNU ld makes them local symbols under link-time optimization.  The static archive has plain
+ * names, and only the default version of each.
  */
 #if defined(TA_STATIC)
 #define TA_DEFAULT_VERSION(function, name, node)                                                   \
@@ -41,9 +43,12 @@
 
 static const struct timespec no_time = { 0, 0 };
 
-/* ---- set-up and destruction ----------------------------------------------------------------------------------------------------------- */
+/* ---- set-up and destruction ------------------------------------------------------------------ */
 
-/* Whoever sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever prints. */
+/*
+ * Whoever sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever
+ * prints.
+ */
 static const char unknown_engine[] =
 	"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; use auto or native, or unset it\n";
 static const char refused_engine[] =
@@ -77,13 +82,15 @@ static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
 	if (ta_settings()->unknown_engine)
 		return refuse_engine(unknown_engine, sizeof(unknown_engine) - 1);
 	passthrough = ta_caller_reaps_by_itself(caller);
-	result = ta_context_setup(process, (unsigned)nr_events,
-				  passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED, &made);
+	result =
+		ta_context_setup(process, (unsigned)nr_events,
+				 passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED, &made);
 	if ((result == -ENOSYS || result == -EPERM) && ta_settings()->forced_native)
 		return refuse_engine(refused_engine, sizeof(refused_engine) - 1);
 	if (result < 0)
 		return result;
-	ta_log("io_setup(%d): engine native, %s context", nr_events, passthrough ? "pass-through" : "mediated");
+	ta_log("io_setup(%d): engine native, %s context", nr_events,
+	       passthrough ? "pass-through" : "mediated");
 	/* The kernel writes last, too: a context that cannot be told of is not left behind. */
 	if (!ta_memory_probe(ctxp, sizeof(made), true)) {
 		ta_context_destroy(process, made);
@@ -137,7 +144,7 @@ TA_EXPORT int io_queue_release(io_context_t ctx)
 	return io_destroy(ctx);
 }
 
-/* ---- submission ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- submission ------------------------------------------------------------------------------ */
 
 TA_EXPORT int io_submit(io_context_t ctx, long nr, struct iocb *iocbs[])
 {
@@ -200,11 +207,11 @@ int ta_io_cancel_0_1(io_context_t ctx, struct iocb *iocb)
 	return cancel(ctx, iocb);
 }
 
-/* ---- reaping ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- reaping --------------------------------------------------------------------------------- */
 
 /*
- * The time to wait: -1 for ever, which is what no timeout and a sum below zero mean.  Nanoseconds beyond a second are added; what does not fit
- * is as good as for ever.
+ * The time to wait: -1 for ever, which is what no timeout and a sum below zero mean.  Nanoseconds
+ * beyond a second are added; what does not fit is as good as for ever.
  */
 static int64_t timeout_in_ns(const struct timespec *timeout)
 {
@@ -232,17 +239,18 @@ static inline int reap(io_context_t ctx, struct ta_wait *wait, const struct time
 		wait->timeout = &copy;
 	}
 	wait->timeout_ns = timeout_in_ns(wait->timeout);
-	if (ta_unlikely(wait->min_nr < 0 || wait->nr < 0 || (wait->min_nr > wait->nr && !wait->peek)))
+	if (ta_unlikely(wait->min_nr < 0 || wait->nr < 0 ||
+			(wait->min_nr > wait->nr && !wait->peek)))
 		return -EINVAL;
 	return ta_reap(process, ctx, wait);
 }
 
 int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
-			      struct timespec *timeout);
+		    struct timespec *timeout);
 TA_DEFAULT_VERSION(ta_io_getevents, io_getevents, "LIBAIO_0.4");
 
 int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
-			      struct timespec *timeout)
+		    struct timespec *timeout)
 {
 	struct ta_wait wait = { .min_nr = min_nr, .nr = nr, .events = events };
 
@@ -250,11 +258,11 @@ int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *eve
 }
 
 int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
-				  const struct timespec *timeout);
+			const struct timespec *timeout);
 TA_OLD_VERSION(ta_io_getevents_0_1, io_getevents, "LIBAIO_0.1");
 
 int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
-				  const struct timespec *timeout)
+			const struct timespec *timeout)
 {
 	struct ta_wait wait = { .min_nr = 1, .nr = nr, .events = events };
 
@@ -300,7 +308,10 @@ int ta_io_queue_wait_0_1(io_context_t ctx, const struct timespec *timeout)
 	return queue_wait(ctx, timeout);
 }
 
-/* Takes events one at a time, so that a callback may submit, or call this again, and what it starts is seen in the same call. */
+/*
+ * Takes events one at a time, so that a callback may submit, or call this again, and what it starts
+ * is seen in the same call.
+ */
 TA_EXPORT int io_queue_run(io_context_t ctx)
 {
 	struct timespec timeout = no_time;
@@ -316,7 +327,7 @@ TA_EXPORT int io_queue_run(io_context_t ctx)
 	return result;
 }
 
-/* ---- what serves a context ------------------------------------------------------------------------------------------------------------------ */
+/* ---- what serves a context ------------------------------------------------------------------- */
 
 TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 {

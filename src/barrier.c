@@ -2,12 +2,14 @@
 /*
  * Barriers: see barrier.h for what they promise.
  *
- * Readiness is monotonic along a file's queue: a sync attaches to every undrained epoch of its file, so one that arrived later waits for at
- * least what the earlier ones still wait for.  That makes "the drained prefix with the head's descriptor" the whole rule of group commit,
- * and it is decided when the call is issued, not when a sync arrives: all that gathered behind a running call share the next one.
+ * Readiness is monotonic along a file's queue: a sync attaches to every undrained epoch of its
+ * file, so one that arrived later waits for at least what the earlier ones still wait for.  That
+ * makes "the drained prefix with the head's descriptor" the whole rule of group commit, and it is
+ * decided when the call is issued, not when a sync arrives: all that gathered behind a running call
+ * share the next one.
  *
- * A withdrawn sync (cancelled, or refused by the kernel's answer to its batch) stays allocated until the last epoch that refers to it has
- * drained; nothing else may look at it.
+ * A withdrawn sync (cancelled, or refused by the kernel's answer to its batch) stays allocated
+ * until the last epoch that refers to it has drained; nothing else may look at it.
  */
 #include "barrier.h"
 
@@ -27,7 +29,8 @@ struct ta_barrier_file {
 	struct ta_sync *tail;
 };
 
-static struct ta_barrier_file *find_file(struct ta_barrier *barrier, uint64_t device, uint64_t inode)
+static struct ta_barrier_file *find_file(struct ta_barrier *barrier, uint64_t device,
+					 uint64_t inode)
 {
 	struct ta_barrier_file *file;
 
@@ -37,7 +40,9 @@ static struct ta_barrier_file *find_file(struct ta_barrier *barrier, uint64_t de
 	file = TA_POOL_TAKE(&barrier->free_files, &barrier->pages, next);
 	if (!file)
 		return NULL;
-	*file = (struct ta_barrier_file){ .next = barrier->files, .device = device, .inode = inode };
+	*file = (struct ta_barrier_file){ .next = barrier->files,
+					  .device = device,
+					  .inode = inode };
 	barrier->files = file;
 	return file;
 }
@@ -75,7 +80,10 @@ static void append_due(struct ta_sync **due, struct ta_sync *sync)
 	*due = sync;
 }
 
-/* Issues the head of the file's queue if its time has come, and takes along those that may ride with it. */
+/*
+ * Issues the head of the file's queue if its time has come, and takes along those that may ride
+ * with it.
+ */
 static void advance(struct ta_barrier *barrier, struct ta_barrier_file *file, struct ta_sync **due)
 {
 	struct ta_sync *leader = file->head;
@@ -88,7 +96,8 @@ static void advance(struct ta_barrier *barrier, struct ta_barrier_file *file, st
 	if (leader->state == TA_SYNC_RUNNING || leader->pending > 0)
 		return;
 	leader->group_data_only = true;
-	for (rider = leader; rider && rider->pending == 0 && rider->descriptor == leader->descriptor;
+	for (rider = leader;
+	     rider && rider->pending == 0 && rider->descriptor == leader->descriptor;
 	     rider = rider->next) {
 		rider->state = TA_SYNC_RUNNING;
 		if (!rider->data_only)
@@ -98,8 +107,8 @@ static void advance(struct ta_barrier *barrier, struct ta_barrier_file *file, st
 }
 
 /* A new sync at the end of its file's queue, held back until it is armed.  NULL: no memory. */
-struct ta_sync *ta_barrier_enter(struct ta_barrier *barrier, uint64_t device, uint64_t inode, int descriptor,
-				 bool data_only, void *owner)
+struct ta_sync *ta_barrier_enter(struct ta_barrier *barrier, uint64_t device, uint64_t inode,
+				 int descriptor, bool data_only, void *owner)
 {
 	struct ta_barrier_file *file = find_file(barrier, device, inode);
 	struct ta_sync *sync;
@@ -197,8 +206,8 @@ void ta_barrier_drained(struct ta_barrier *barrier, struct ta_epoch *epoch, stru
 }
 
 /*
- * Those that the leader's call serves: itself and its riders, linked by due_next in order of arrival.  They stay in the queue, so that nothing
- * overtakes them until their events are visible.
+ * Those that the leader's call serves: itself and its riders, linked by due_next in order of
+ * arrival.  They stay in the queue, so that nothing overtakes them until their events are visible.
  */
 struct ta_sync *ta_barrier_group(struct ta_sync *leader)
 {
@@ -210,10 +219,12 @@ struct ta_sync *ta_barrier_group(struct ta_sync *leader)
 }
 
 /*
- * The call that the leader was issued for has returned.  Hands back the leader and its riders, linked by due_next in order of arrival, for
- * the caller to release; what becomes due behind them is added to due.
+ * The call that the leader was issued for has returned.  Hands back the leader and its riders,
+ * linked by due_next in order of arrival, for the caller to release; what becomes due behind them
+ * is added to due.
  */
-struct ta_sync *ta_barrier_ended(struct ta_barrier *barrier, struct ta_sync *leader, struct ta_sync **due)
+struct ta_sync *ta_barrier_ended(struct ta_barrier *barrier, struct ta_sync *leader,
+				 struct ta_sync **due)
 {
 	struct ta_barrier_file *file = leader->file;
 	struct ta_sync *ended = NULL;

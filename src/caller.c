@@ -2,10 +2,11 @@
 /*
  * Does the program reap its completions without us?
  *
- * QEMU reads the ring in memory; MariaDB calls io_getevents by its number.  Such an object imports io_submit and none of the functions that take
- * completions.  So the object that calls io_setup is looked up by the return address, and the names that its relocations refer to are read from its
- * dynamic section.  What cannot be read that way (a program that calls us through dlsym, or holds the static library) counts as one that uses our
- * io_getevents.
+ * QEMU reads the ring in memory; MariaDB calls io_getevents by its number.  Such an object imports
+ * io_submit and none of the functions that take completions.  So the object that calls io_setup is
+ * looked up by the return address, and the names that its relocations refer to are read from its
+ * dynamic section.  What cannot be read that way (a program that calls us through dlsym, or holds
+ * the static library) counts as one that uses our io_getevents.
  */
 #include "internal.h"
 
@@ -34,7 +35,8 @@ static uintptr_t absolute(const struct object *object, ElfW(Addr) value)
 
 static void note_symbol(struct imports *imports, const struct object *object, size_t index)
 {
-	static const char *const reaping[] = { "io_getevents", "io_pgetevents", "io_queue_run", "io_queue_wait" };
+	static const char *const reaping[] = { "io_getevents", "io_pgetevents", "io_queue_run",
+					       "io_queue_wait" };
 	const ElfW(Sym) *symbol = &object->symbols[index];
 	const char *name = object->names + symbol->st_name;
 	size_t i;
@@ -54,15 +56,16 @@ static void note_symbol(struct imports *imports, const struct object *object, si
 #define symbol_index(info) ELF32_R_SYM(info)
 #endif
 
-static void read_relocations(struct imports *imports, const struct object *object, uintptr_t table, size_t bytes,
-			     bool with_addend)
+static void read_relocations(struct imports *imports, const struct object *object, uintptr_t table,
+			     size_t bytes, bool with_addend)
 {
 	size_t entry_bytes = with_addend ? sizeof(ElfW(Rela)) : sizeof(ElfW(Rel));
 	size_t offset;
 
 	/* Both kinds begin alike. */
 	for (offset = 0; table && offset + entry_bytes <= bytes; offset += entry_bytes)
-		note_symbol(imports, object, symbol_index(((const ElfW(Rel) *)(table + offset))->r_info));
+		note_symbol(imports, object,
+			    symbol_index(((const ElfW(Rel) *)(table + offset))->r_info));
 }
 
 static void read_dynamic(struct imports *imports, struct object *object, const ElfW(Dyn) * dynamic)
@@ -70,7 +73,7 @@ static void read_dynamic(struct imports *imports, struct object *object, const E
 	uintptr_t plt = 0, rela = 0, rel = 0;
 	size_t plt_bytes = 0, rela_bytes = 0, rel_bytes = 0;
 	bool plt_with_addend = false;
-	const ElfW(Dyn) *entry;
+	const ElfW(Dyn) * entry;
 
 	for (entry = dynamic; entry->d_tag != DT_NULL; entry++) {
 		switch (entry->d_tag) {

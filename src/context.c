@@ -2,16 +2,19 @@
 /*
  * Contexts: the table of handles, set-up, destruction, and what each context keeps of descriptors.
  *
- * The table maps the program's handle to our context without following the handle, which may be any number.  Look-ups take no lock: buckets
- * are chains of type-stable contexts, and a hit counts only after its handle was read again under the context's lock.  A miss is settled under
- * table_lock, because a chain can change under a reader's feet.
+ * The table maps the program's handle to our context without following the handle, which may be any
+ * number.  Look-ups take no lock: buckets are chains of type-stable contexts, and a hit counts only
+ * after its handle was read again under the context's lock.  A miss is settled under table_lock,
+ * because a chain can change under a reader's feet.
  *
- * Destroying a kernel context takes two grace periods, about 30 ms.  The caller does not pay them: it waits for what is in flight, as the
- * manual demands, and *retires* the idle kernel context.  A retired one that was never used serves the next io_setup of the same size; the others are destroyed by
- * a retirer thread within 100 ms, so that its share of fs.aio-max-nr comes back.
+ * Destroying a kernel context takes two grace periods, about 30 ms.  The caller does not pay them:
+ * it waits for what is in flight, as the manual demands, and *retires* the idle kernel context.  A
+ * retired one that was never used serves the next io_setup of the same size; the others are
+ * destroyed by a retirer thread within 100 ms, so that its share of fs.aio-max-nr comes back.
  *
- * Destruction must not drain the ring while another thread still sleeps in the kernel: the wake-up that was posted for it is an event in that
- * ring, and a sleeper that finds the ring empty again goes on sleeping.  So: first everybody leaves, then the destroyer drives.
+ * Destruction must not drain the ring while another thread still sleeps in the kernel: the wake-up
+ * that was posted for it is an event in that ring, and a sleeper that finds the ring empty again
+ * goes on sleeping.  So: first everybody leaves, then the destroyer drives.
  */
 #include "internal.h"
 
@@ -39,8 +42,8 @@ static struct ta_context *find_context(struct ta_process *process, uintptr_t han
 
 	if (!handle)
 		return NULL;
-	for (context = atomic_load_explicit(bucket_of(process, handle), memory_order_relaxed); context;
-	     context = atomic_load_explicit(&context->next, memory_order_relaxed))
+	for (context = atomic_load_explicit(bucket_of(process, handle), memory_order_relaxed);
+	     context; context = atomic_load_explicit(&context->next, memory_order_relaxed))
 		if (atomic_load_explicit(&context->handle, memory_order_relaxed) == handle)
 			return context;
 	return NULL;
@@ -84,13 +87,18 @@ static void unlink_context(struct ta_process *process, struct ta_context *contex
 
 	while (atomic_load_explicit(link, memory_order_relaxed) != context)
 		link = &atomic_load_explicit(link, memory_order_relaxed)->next;
-	/* The context keeps its own next: a look-up that stands on it walks on and ends with a miss to be settled. */
+	/*
+	 * The context keeps its own next: a look-up that stands on it walks on and ends with a miss
+	 * to be settled.
+	 */
 	atomic_store_explicit(link, atomic_load_explicit(&context->next, memory_order_relaxed),
 			      memory_order_release);
 	atomic_store_explicit(&context->handle, 0, memory_order_relaxed);
 }
 
-/* Nothing is in flight any more: from here on no fsync looks for earlier requests in the context. */
+/*
+ * Nothing is in flight any more: from here on no fsync looks for earlier requests in the context.
+ */
 static void unlist_context(struct ta_process *process, struct ta_context *context)
 {
 	ta_lock(&process->table_lock);
@@ -132,8 +140,9 @@ static void free_context(struct ta_process *process, struct ta_context *context)
 }
 
 /*
- * How many requests an idle kernel context of this ring takes: it hands out free places in batches (kernel: ioctx_alloc, req_batch).  Ours take no
- * more, so a full context says so whoever would do the work.
+ * How many requests an idle kernel context of this ring takes: it hands out free places in batches
+ * (kernel: ioctx_alloc, req_batch).  Ours take no more, so a full context says so whoever would do
+ * the work.
  */
 static uint32_t capacity_of(const struct ta_ring *ring)
 {
@@ -152,7 +161,10 @@ static int alloc_slots(struct ta_context *context)
 	if (!context->slots)
 		return -ENOMEM;
 	context->slot_count = count;
-	/* Only the free list's head is written: pages of slots that are never used are never touched. */
+	/*
+	 * Only the free list's head is written: pages of slots that are never used are never
+	 * touched.
+	 */
 	context->free_slots = NULL;
 	for (i = count; i-- > 0;) {
 		context->slots[i].next = context->free_slots;
@@ -170,14 +182,17 @@ static void free_slots(struct ta_context *context)
 	context->slot_count = 0;
 }
 
-/* ---- retired kernel contexts --------------------------------------------------------------------------------------------------- */
+/* ---- retired kernel contexts ----------------------------------------------------------------- */
 
 static struct ta_context *take_retired(struct ta_process *process, unsigned asked, bool any)
 {
 	struct ta_context **link, *context;
 
 	for (link = &process->retired; (context = *link) != NULL; link = &context->all_next) {
-		/* One that has carried requests keeps free places parked with other CPUs, and would take fewer than a new one. */
+		/*
+		 * One that has carried requests keeps free places parked with other CPUs, and would
+		 * take fewer than a new one.
+		 */
 		if (!any && (context->asked != asked || context->sequence > 0))
 			continue;
 		*link = context->all_next;
@@ -194,7 +209,10 @@ static void destroy_retired(struct ta_process *process, struct ta_context *conte
 	free_context(process, context);
 }
 
-/* Gives all retired contexts back to the kernel now: its quota is used up.  False if there was none. */
+/*
+ * Gives all retired contexts back to the kernel now: its quota is used up.  False if there was
+ * none.
+ */
 static bool flush_retired(struct ta_process *process)
 {
 	struct ta_context *context;
@@ -231,7 +249,10 @@ static void *retirer(void *argument)
 	}
 }
 
-/* The context is idle and unlinked.  Without a thread to be had, the caller waits for the kernel itself. */
+/*
+ * The context is idle and unlinked.  Without a thread to be had, the caller waits for the kernel
+ * itself.
+ */
 static void retire(struct ta_process *process, struct ta_context *context)
 {
 	bool start;
@@ -260,10 +281,11 @@ static void retire(struct ta_process *process, struct ta_context *context)
 	}
 }
 
-/* ---- set-up ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 /* A context with a kernel context of its own, new or retired. */
-static int obtain_context(struct ta_process *process, unsigned nr_events, struct ta_context **obtained)
+static int obtain_context(struct ta_process *process, unsigned nr_events,
+			  struct ta_context **obtained)
 {
 	struct ta_context *context;
 	int result;
@@ -316,7 +338,8 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 	context->dying = false;
 	/* Atomic for those who check it in a stale handle. */
 	atomic_store_explicit(&context->ring->magic,
-			      mode == TA_CONTEXT_MEDIATED ? TA_RING_MAGIC_MEDIATED : TA_RING_MAGIC_KERNEL,
+			      mode == TA_CONTEXT_MEDIATED ? TA_RING_MAGIC_MEDIATED
+							  : TA_RING_MAGIC_KERNEL,
 			      memory_order_relaxed);
 	ta_lock(&process->table_lock);
 	link_context(process, context, context->kernel_handle);
@@ -325,7 +348,7 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 	return 0;
 }
 
-/* ---- destruction ------------------------------------------------------------------------------------------------------------------- */
+/* ---- destruction ----------------------------------------------------------------------------- */
 
 /* A thread that was counted in context->inside goes; the context's lock is held. */
 void ta_context_leave(struct ta_context *context)
@@ -337,7 +360,10 @@ void ta_context_leave(struct ta_context *context)
 	}
 }
 
-/* Unlinks the context and tells its sleepers.  Returns it locked, or NULL if the handle is none: a second destroy finds nothing. */
+/*
+ * Unlinks the context and tells its sleepers.  Returns it locked, or NULL if the handle is none: a
+ * second destroy finds nothing.
+ */
 static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t handle)
 {
 	struct ta_context *context;
@@ -360,7 +386,10 @@ static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t ha
 	return context;
 }
 
-/* Cancels what might never end: polls, and reads and writes of streams.  Returns true if something may have slipped through. */
+/*
+ * Cancels what might never end: polls, and reads and writes of streams.  Returns true if something
+ * may have slipped through.
+ */
 static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 {
 	struct io_event unused_event;
@@ -371,8 +400,12 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 		struct ta_slot *slot = &context->slots[i];
 
 		if (slot->state == TA_SLOT_KERNEL && slot->iocb.aio_lio_opcode == IO_CMD_POLL) {
-			/* Not found: it is firing right now, or its io_submit has not reached the kernel yet. */
-			if (ta_kaio_cancel(context->kernel_handle, &slot->iocb, &unused_event) == -EINVAL)
+			/*
+			 * Not found: it is firing right now, or its io_submit has not reached the
+			 * kernel yet.
+			 */
+			if (ta_kaio_cancel(context->kernel_handle, &slot->iocb, &unused_event) ==
+			    -EINVAL)
 				again = true;
 		} else if (slot->state == TA_SLOT_OPERATION && slot->operation->is_stream) {
 			ta_operation_abandon(slot->operation, work);
@@ -385,8 +418,9 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 }
 
 /*
- * Waits until no thread sleeps or announces in the context.  The lock is held, and let go meanwhile.  A sleeper in the kernel goes when there is an
- * event; the wake-up that is posted for it needs a place in the ring, and so does the end of each POLL that is cancelled.  Nobody drains
+ * Waits until no thread sleeps or announces in the context.  The lock is held, and let go
+ * meanwhile.  A sleeper in the kernel goes when there is an event; the wake-up that is posted for
+ * it needs a place in the ring, and so does the end of each POLL that is cancelled.  Nobody drains
  * meanwhile, so the event stays until all have seen it.
  */
 static void wait_until_left(struct ta_context *context, bool wake)
@@ -400,7 +434,8 @@ static void wait_until_left(struct ta_context *context, bool wake)
 			deadline_ns = 0;
 		ta_unlock(&context->lock);
 		ta_work_finish(context, &work);
-		if (wake && ta_ring_is_empty(context->ring) && ta_kaio_post(context->kernel_handle, -1) < 0)
+		if (wake && ta_ring_is_empty(context->ring) &&
+		    ta_kaio_post(context->kernel_handle, -1) < 0)
 			deadline_ns = 0;
 		if (deadline_ns == 0)
 			deadline_ns = ta_now_ns() + CANCEL_RETRY_NS;
@@ -446,7 +481,8 @@ static void finish_requests(struct ta_context *context)
 			wait_until_left(context, false);
 			continue;
 		}
-		deadline_ns = cancel_endless(context, &work) ? ta_now_ns() + CANCEL_RETRY_NS : TA_NO_DEADLINE;
+		deadline_ns = cancel_endless(context, &work) ? ta_now_ns() + CANCEL_RETRY_NS
+							     : TA_NO_DEADLINE;
 		if (work.issue) {
 			ta_unlock(&context->lock);
 			ta_work_finish(context, &work);
@@ -497,12 +533,13 @@ int ta_context_destroy(struct ta_process *process, io_context_t handle)
 	return 0;
 }
 
-/* ---- descriptors and epochs -------------------------------------------------------------------------------------------------------- */
+/* ---- descriptors and epochs ------------------------------------------------------------------ */
 
 /* The record of a descriptor number, made if there is none; NULL when there is no memory. */
 struct ta_descriptor *ta_descriptor_find(struct ta_context *context, int number)
 {
-	struct ta_descriptor **bucket = &context->descriptors[(unsigned)number % TA_DESCRIPTOR_BUCKETS];
+	struct ta_descriptor **bucket =
+		&context->descriptors[(unsigned)number % TA_DESCRIPTOR_BUCKETS];
 	struct ta_descriptor *descriptor;
 
 	for (descriptor = *bucket; descriptor; descriptor = descriptor->next)
@@ -533,7 +570,8 @@ int ta_epoch_open(struct ta_context *context, struct ta_descriptor *descriptor)
 }
 
 /* The last request of a sealed epoch has ended: tells the syncs that wait for it, and drops it. */
-TA_COLD void ta_epoch_drained(struct ta_context *context, struct ta_epoch *epoch, struct ta_work *work)
+TA_COLD void ta_epoch_drained(struct ta_context *context, struct ta_epoch *epoch,
+			      struct ta_work *work)
 {
 	struct ta_process *process = ta_process();
 	struct ta_epoch **link = &epoch->descriptor->epochs;

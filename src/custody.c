@@ -2,13 +2,15 @@
 /*
  * Custodians: how a held fsync keeps its file where no io_uring can hold it.
  *
- * A custodian is a thread with a descriptor table of its own, copied inside io_submit and emptied of everything but the file (and the eventfd) of
- * one request, under their own numbers.  So whatever the program does with those numbers, here they mean what they meant in the call; and
- * because record locks belong to a descriptor table, closing the copies drops none of the program's (tried on 6.18).  In a pass-through context the
- * thread even submits the program's own iocb with them.
+ * A custodian is a thread with a descriptor table of its own, copied inside io_submit and emptied
+ * of everything but the file (and the eventfd) of one request, under their own numbers.  So
+ * whatever the program does with those numbers, here they mean what they meant in the call; and
+ * because record locks belong to a descriptor table, closing the copies drops none of the program's
+ * (tried on 6.18).  In a pass-through context the thread even submits the program's own iocb with
+ * them.
  *
- * A custodian waits for one word and lives for one request.  It is dear (a thread), and rare: fsyncs that are held in a pass-through context, or on
- * a machine that refuses io_uring.
+ * A custodian waits for one word and lives for one request.  It is dear (a thread), and rare:
+ * fsyncs that are held in a pass-through context, or on a machine that refuses io_uring.
  */
 #include "custody.h"
 
@@ -17,15 +19,15 @@
 
 enum {
 	CUSTODY_STARTING,
-	CUSTODY_READY,	   /* the file is in its table */
-	CUSTODY_RELEASED,  /* go on: the fsync's turn has come, or it was cancelled */
+	CUSTODY_READY, /* the file is in its table */
+	CUSTODY_RELEASED, /* go on: the fsync's turn has come, or it was cancelled */
 	CUSTODY_DISMISSED, /* the operation is somebody else's, or gone */
 };
 
 struct ta_custodian {
 	_Atomic uint32_t word;
 	int fd;
-	int second_fd;	 /* -1: none */
+	int second_fd; /* -1: none */
 	bool owns_table;
 	struct ta_operation *operation; /* valid until released */
 };
@@ -36,8 +38,9 @@ static long close_all_between(long first, long last, unsigned flags)
 }
 
 /*
- * Makes the thread's table its own and closes all but the two descriptors.  Without close_range (before 5.9) or where it is refused, the table
- * stays the program's: then the request means what its number means when it is issued.
+ * Makes the thread's table its own and closes all but the two descriptors.  Without close_range
+ * (before 5.9) or where it is refused, the table stays the program's: then the request means what
+ * its number means when it is issued.
  */
 static bool take_table(int low, int high)
 {
@@ -67,7 +70,8 @@ static void perform(struct ta_custodian *custodian)
 		ta_passthrough_sync(operation);
 		return;
 	} else {
-		result = ta_syscall1(operation->sync->group_data_only ? SYS_fdatasync : SYS_fsync, custodian->fd);
+		result = ta_syscall1(operation->sync->group_data_only ? SYS_fdatasync : SYS_fsync,
+				     custodian->fd);
 	}
 	if (custodian->owns_table)
 		ta_syscall1(SYS_close, custodian->fd);
@@ -112,7 +116,10 @@ int ta_custody_begin(struct ta_operation *operation, int fd, int second_fd)
 
 static void tell(struct ta_custodian *custodian, uint32_t word)
 {
-	/* The custodian may be gone with its memory by the time of the wake-up: a futex call on an address that is no more does nothing. */
+	/*
+	 * The custodian may be gone with its memory by the time of the wake-up: a futex call on an
+	 * address that is no more does nothing.
+	 */
 	atomic_store(&custodian->word, word);
 	ta_futex_wake(&custodian->word, 1);
 }

@@ -2,10 +2,12 @@
 /*
  * What a descriptor is, as far as sending a request the right way needs to know.
  *
- * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers are closed and reused, and glusterfs
- * switches O_DIRECT on and off between requests.  A stale hint sends a request the slower way or lets io_submit wait for a disk as it always did;
- * it never changes what the request does.  One mistake would not do: a number that has become a pipe, socket or terminal may hold its caller for
- * ever.  So what goes to the kernel without RWF_NOWAIT is asked about in each batch, by the cheapest call that tells (about 100 ns).
+ * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers
+ * are closed and reused, and glusterfs switches O_DIRECT on and off between requests.  A stale hint
+ * sends a request the slower way or lets io_submit wait for a disk as it always did; it never
+ * changes what the request does.  One mistake would not do: a number that has become a pipe, socket
+ * or terminal may hold its caller for ever.  So what goes to the kernel without RWF_NOWAIT is asked
+ * about in each batch, by the cheapest call that tells (about 100 ns).
  */
 #include "internal.h"
 
@@ -26,14 +28,15 @@
 #define FAR_OFFSET (INT64_MAX - 65535)
 
 /*
- * Device, inode and type.  Block devices are identified by the device they are, not by the node they were opened through.  Network and FUSE
- * file systems are not asked afresh: the server may be the process itself.
+ * Device, inode and type.  Block devices are identified by the device they are, not by the node
+ * they were opened through.  Network and FUSE file systems are not asked afresh: the server may be
+ * the process itself.
  */
 int ta_file_identify(int fd, struct ta_file_identity *identity)
 {
 	struct statx status;
-	long result = ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO,
-				  &status);
+	long result = ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+				  STATX_TYPE | STATX_INO, &status);
 
 	if (result == -ENOSYS || result == -EPERM) {
 		struct stat old;
@@ -62,21 +65,25 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 }
 
 /*
- * Does a read that ended at this offset, short of what was asked for, end there for good?  Only files and block devices have more to give to the
- * same request; asked without bothering a server.
+ * Does a read that ended at this offset, short of what was asked for, end there for good?  Only
+ * files and block devices have more to give to the same request; asked without bothering a server.
  */
 bool ta_file_ends_at(int fd, int64_t offset)
 {
 	struct statx status;
 
-	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, &status) < 0)
+	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+			STATX_TYPE | STATX_SIZE, &status) < 0)
 		return false;
 	if (S_ISREG(status.stx_mode))
 		return offset >= (int64_t)status.stx_size;
 	return !S_ISBLK(status.stx_mode);
 }
 
-/* File systems whose reads are memory copies, or whose files compute their contents: they never wait for a disk. */
+/*
+ * File systems whose reads are memory copies, or whose files compute their contents: they never
+ * wait for a disk.
+ */
 static bool is_memory_file_system(int fd)
 {
 	struct statfs status;
@@ -99,17 +106,24 @@ static bool is_memory_file_system(int fd)
 	}
 }
 
-/* Will the kernel refuse an fsync of the file when it is submitted?  The files of /proc have none, by and large. */
+/*
+ * Will the kernel refuse an fsync of the file when it is submitted?  The files of /proc have none,
+ * by and large.
+ */
 bool ta_file_cannot_sync(int fd, uint32_t mode)
 {
 	struct statfs status;
 
 	if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISBLK(mode))
 		return true;
-	return !S_ISBLK(mode) && ta_syscall2(SYS_fstatfs, fd, &status) == 0 && status.f_type == PROC_SUPER_MAGIC;
+	return !S_ISBLK(mode) && ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
+	       status.f_type == PROC_SUPER_MAGIC;
 }
 
-/* Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and overlay cannot. */
+/*
+ * Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and
+ * overlay cannot.
+ */
 static bool can_say_would_block(int fd)
 {
 	char unused_byte;
@@ -132,7 +146,8 @@ static enum ta_file_class class_of_file(struct ta_descriptor *descriptor,
 					const struct ta_file_identity *identity)
 {
 	bool known = descriptor->device == identity->device &&
-		     (descriptor->file_class == TA_FILE_BUFFERED || descriptor->file_class == TA_FILE_SLOW);
+		     (descriptor->file_class == TA_FILE_BUFFERED ||
+		      descriptor->file_class == TA_FILE_SLOW);
 
 	/* The file system's abilities do not change while the number stays on it. */
 	if (known)
@@ -163,7 +178,8 @@ static enum ta_file_class classify(struct ta_descriptor *descriptor)
 	case S_IFREG:
 	case S_IFBLK:
 		descriptor->is_direct = flags & O_DIRECT;
-		return descriptor->is_direct ? TA_FILE_KERNEL : class_of_file(descriptor, &identity);
+		return descriptor->is_direct ? TA_FILE_KERNEL
+					     : class_of_file(descriptor, &identity);
 	default:
 		return TA_FILE_KERNEL;
 	}
@@ -175,8 +191,9 @@ void ta_file_classify(struct ta_descriptor *descriptor)
 }
 
 /*
- * Has the number become something that would hold its caller, since its class was read?  Then the class is read again.  A pipe, socket or terminal
- * has no position to tell; and what was read past the page cache may not be any more.
+ * Has the number become something that would hold its caller, since its class was read?  Then the
+ * class is read again.  A pipe, socket or terminal has no position to tell; and what was read past
+ * the page cache may not be any more.
  */
 bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read)
 {

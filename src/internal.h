@@ -2,29 +2,35 @@
 /*
  * The map of the library: what its files share.  Nothing here is public.
  *
- * Words.  A *context* is what io_setup makes.  Its *handle* is the address the program holds: the kernel's completion ring.  A *slot* is
- * storage for one request of a mediated context; its address is what the kernel is given, so that every completion names its request
- * exactly, whatever the program does with its iocb meanwhile.  A *trial* is a buffered read sent with RWF_NOWAIT: a hit is done, a *miss*
- * goes on by the offloader.  An *operation* is a request that the library itself carries out: offloaded, or an fsync that is *held*.
- * An *epoch* counts the requests of one descriptor between two barriers; a *sync* is an fsync that waits for epochs.  The *driver* is the
+ * Words.  A *context* is what io_setup makes.  Its *handle* is the address the program holds: the
+ * kernel's completion ring.  A *slot* is storage for one request of a mediated context; its address
+ * is what the kernel is given, so that every completion names its request exactly, whatever the
+ * program does with its iocb meanwhile.  A *trial* is a buffered read sent with RWF_NOWAIT: a hit
+ * is done, a *miss* goes on by the offloader.  An *operation* is a request that the library itself
+ * carries out: offloaded, or an fsync that is *held*. An *epoch* counts the requests of one
+ * descriptor between two barriers; a *sync* is an fsync that waits for epochs.  The *driver* is the
  * one thread of a context that waits in the kernel for its completions and moves them on.
  *
- * Threads.  Any thread of the program enters through api.c.  Of our own there are: the ring thread (offload_uring.c), assistants that
- * drive contexts in which something is owed while no caller is inside (progress.c), retirers that pay the 30 ms of the kernel's io_destroy
- * (context.c), and one custodian a sync that cannot use the ring (custody.c).  All are started when first needed.
+ * Threads.  Any thread of the program enters through api.c.  Of our own there are: the ring thread
+ * (offload_uring.c), assistants that drive contexts in which something is owed while no caller is
+ * inside (progress.c), retirers that pay the 30 ms of the kernel's io_destroy (context.c), and one
+ * custodian a sync that cannot use the ring (custody.c).  All are started when first needed.
  *
- * Locks, outermost first.  A thread that holds one takes only those below it, and never two contexts' at once.
+ * Locks, outermost first.  A thread that holds one takes only those below it, and never two
+ * contexts' at once.
  *
  *	process->table_lock	which contexts exist, retired kernel contexts
  *	context->lock		everything in a context, its slots, epochs, descriptors, waiters
  *	process->barrier_lock	the syncs of all contexts, by file
  *	process->offload_lock	operations: pool, queue, streams, file holds
  *
- * No system call that can wait is made, no engine called and no eventfd signalled with a lock held: what a step finds to do is collected
- * in a struct ta_work and done by ta_work_finish after the context's lock is released.
+ * No system call that can wait is made, no engine called and no eventfd signalled with a lock held:
+ * what a step finds to do is collected in a struct ta_work and done by ta_work_finish after the
+ * context's lock is released.
  *
- * Fork.  All process-wide state is in one page range that the kernel gives a child as zeroes (MADV_WIPEONFORK); all-zero is its valid
- * initial state, so a child starts empty without any handler run by fork.  Contexts and slots are in ranges the child does not get.
+ * Fork.  All process-wide state is in one page range that the kernel gives a child as zeroes
+ * (MADV_WIPEONFORK); all-zero is its valid initial state, so a child starts empty without any
+ * handler run by fork.  Contexts and slots are in ranges the child does not get.
  */
 #ifndef TA_INTERNAL_H
 #define TA_INTERNAL_H
@@ -43,31 +49,37 @@ struct ta_operation;
 #define IOCB_FLAG_RESFD 1u
 #define IOCB_FLAG_IOPRIO 2u
 
-/* ---- requests ------------------------------------------------------------------------------------------------------------------ */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 enum ta_slot_state {
 	TA_SLOT_FREE,
 	TA_SLOT_SUBMITTING, /* its io_submit is still running */
-	TA_SLOT_KERNEL,	    /* in the kernel's hands */
-	TA_SLOT_TRIED,	    /* a trial that ended; what it came to is being looked at */
-	TA_SLOT_OPERATION,  /* in ours: slot->operation */
-	TA_SLOT_READY,	    /* ended, its event waits to be reaped */
+	TA_SLOT_KERNEL, /* in the kernel's hands */
+	TA_SLOT_TRIED, /* a trial that ended; what it came to is being looked at */
+	TA_SLOT_OPERATION, /* in ours: slot->operation */
+	TA_SLOT_READY, /* ended, its event waits to be reaped */
 };
 
 /* slot->flags */
-#define TA_SLOT_TRIAL 0x01u  /* RWF_NOWAIT is ours, not the program's */
-#define TA_SLOT_SIGNAL 0x02u /* IOCB_FLAG_RESFD was taken off for a trial: its end must signal u.c.resfd */
+#define TA_SLOT_TRIAL 0x01u /* RWF_NOWAIT is ours, not the program's */
+#define TA_SLOT_SIGNAL                                                                             \
+	0x02u /* IOCB_FLAG_RESFD was taken off for a trial: its end must signal u.c.resfd */
 
-/* Guarded by the context's lock, but for a slot being submitted or missed: those belong to the one thread that handles them. */
+/*
+ * Guarded by the context's lock, but for a slot being submitted or missed: those belong to the one
+ * thread that handles them.
+ */
 struct ta_slot {
-	struct iocb iocb;	/* first: what the kernel gets is the address of the slot */
-	struct iocb *object;	/* the program's iocb: a number for the event's obj, never read again */
+	struct iocb iocb; /* first: what the kernel gets is the address of the slot */
+	struct iocb
+		*object; /* the program's iocb: a number for the event's obj, never read again */
 	struct ta_epoch *epoch; /* NULL: not waited for by an fsync */
-	struct ta_slot *next;	/* in the free list, the ready list or a work list */
+	struct ta_slot *next; /* in the free list, the ready list or a work list */
 	long result;
 	union {
 		struct ta_operation *operation; /* from TA_SLOT_OPERATION on */
-		const void *submitter;		/* of a trial: whose io_submit is still running; NULL: nobody's */
+		const void *
+			submitter; /* of a trial: whose io_submit is still running; NULL: nobody's */
 	};
 	uint64_t sequence; /* by age of submission: io_cancel takes the oldest match */
 	uint8_t state;
@@ -80,35 +92,37 @@ _Static_assert(sizeof(void *) != 8 || sizeof(struct ta_slot) == 128, "two cache 
 
 /* What a descriptor is, as far as a submission must know. */
 enum ta_file_class {
-	TA_FILE_KERNEL,	  /* kernel AIO does all of it without waiting, or as well as can be had */
-	TA_FILE_DEVICE,	  /* the same, and reads can say "would block" */
+	TA_FILE_KERNEL, /* kernel AIO does all of it without waiting, or as well as can be had */
+	TA_FILE_DEVICE, /* the same, and reads can say "would block" */
 	TA_FILE_BUFFERED, /* reads go through the page cache, and RWF_NOWAIT tells a miss */
-	TA_FILE_SLOW,	  /* reads go through the page cache, and only trying them tells */
-	TA_FILE_STREAM,	  /* pipe, socket, terminal: may wait for ever, order matters */
+	TA_FILE_SLOW, /* reads go through the page cache, and only trying them tells */
+	TA_FILE_STREAM, /* pipe, socket, terminal: may wait for ever, order matters */
 };
 
 /* One descriptor number in one context.  Guarded by the context's lock. */
 struct ta_descriptor {
 	int number;
 	uint8_t file_class;
-	bool is_direct;	     /* O_DIRECT made it TA_FILE_KERNEL */
-	uint8_t trial_pause;  /* reads to send to the offloader without a trial */
+	bool is_direct; /* O_DIRECT made it TA_FILE_KERNEL */
+	uint8_t trial_pause; /* reads to send to the offloader without a trial */
 	uint8_t trial_backoff; /* how many the next miss will send there */
-	int64_t tick_ns;      /* when the class was read: a number may be closed and reused */
-	uint64_t checked_at;  /* the batch in which it was last seen to be what it was */
-	uint64_t device;      /* file system of the class, so that it is asked for its type once */
+	int64_t tick_ns; /* when the class was read: a number may be closed and reused */
+	uint64_t checked_at; /* the batch in which it was last seen to be what it was */
+	uint64_t device; /* file system of the class, so that it is asked for its type once */
 	struct ta_epoch *open; /* the epoch that new requests join; NULL: none yet */
 	struct ta_epoch *epochs; /* all that are not drained, the open one included */
 	struct ta_descriptor *next; /* in its bucket */
 };
 
-/* A thread in io_getevents that found too little.  On its stack; linked under the context's lock. */
+/*
+ * A thread in io_getevents that found too little.  On its stack; linked under the context's lock.
+ */
 struct ta_waiter {
 	struct ta_waiter *next;
 	struct ta_waiter *previous;
-	uint32_t want;		/* events that satisfy it */
-	int event_fd;		/* where its wake-up is written, if it sleeps in ppoll; -1: it sleeps on the word */
-	_Atomic uint32_t word;	/* 1: look again */
+	uint32_t want; /* events that satisfy it */
+	int event_fd; /* where its wake-up is written, if it sleeps in ppoll; -1: it sleeps on the word */
+	_Atomic uint32_t word; /* 1: look again */
 };
 
 enum ta_context_mode {
@@ -117,16 +131,16 @@ enum ta_context_mode {
 };
 
 /*
- * Type-stable: the memory of a context is never given back and never becomes anything else, so a stale look-up may read it.
- * All fields but the first three are guarded by lock.
+ * Type-stable: the memory of a context is never given back and never becomes anything else, so a
+ * stale look-up may read it. All fields but the first three are guarded by lock.
  */
 #define TA_DESCRIPTOR_BUCKETS 64
 
 struct ta_context {
 	struct ta_lock lock;
-	_Atomic uintptr_t handle;	 /* 0: no context.  Written under table_lock and lock */
+	_Atomic uintptr_t handle; /* 0: no context.  Written under table_lock and lock */
 	_Atomic(struct ta_context *) next; /* in its bucket; written under table_lock */
-	struct ta_context *all_next;	 /* list of all that live; table_lock */
+	struct ta_context *all_next; /* list of all that live; table_lock */
 	struct ta_context *all_previous; /* table_lock */
 
 	enum ta_context_mode mode;
@@ -150,19 +164,19 @@ struct ta_context {
 	struct ta_waiter *waiters_tail;
 	struct ta_waiter *driver; /* NULL: nobody waits in the kernel */
 	bool driver_is_assistant; /* a caller may take the role from it without asking */
-	bool driver_asleep;	  /* between its unlock before the kernel's wait and its lock after */
-	bool driver_sliced;	  /* and it looks again by itself before long */
-	bool wake_posted;	  /* a wake-up is in the ring and not yet drained */
-	bool assisted;		  /* an assistant is on its way or here */
+	bool driver_asleep; /* between its unlock before the kernel's wait and its lock after */
+	bool driver_sliced; /* and it looks again by itself before long */
+	bool wake_posted; /* a wake-up is in the ring and not yet drained */
+	bool assisted; /* an assistant is on its way or here */
 	struct ta_context *assist_next; /* in process->assist_head; offload_lock */
-	uint32_t owed;		  /* epochs that a sync waits for: followed even if nobody calls */
-	uint32_t trials;	  /* in the kernel's hands: followed likewise */
-	struct ta_slot *tried;	  /* trials that ended while their io_submit runs, for it to follow */
-	uint32_t operations;	  /* ours that have not ended */
-	uint32_t inside;	  /* threads that sleep here, and completions being announced */
+	uint32_t owed; /* epochs that a sync waits for: followed even if nobody calls */
+	uint32_t trials; /* in the kernel's hands: followed likewise */
+	struct ta_slot *tried; /* trials that ended while their io_submit runs, for it to follow */
+	uint32_t operations; /* ours that have not ended */
+	uint32_t inside; /* threads that sleep here, and completions being announced */
 	_Atomic uint32_t inside_word; /* changes when inside falls to zero while dying */
 	_Atomic uint32_t assist_word; /* where an assistant sleeps while a caller drives */
-	uint32_t proxies;	      /* eventfd proxies in the kernel's ring (see operation.c) */
+	uint32_t proxies; /* eventfd proxies in the kernel's ring (see operation.c) */
 
 	struct ta_descriptor *descriptors[TA_DESCRIPTOR_BUCKETS];
 	struct ta_descriptor *last_descriptor;
@@ -173,35 +187,38 @@ struct ta_context {
 	struct ta_tracking *tracking; /* pass-through contexts: what is in flight */
 };
 
-/* ---- operations ---------------------------------------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 enum ta_operation_state {
-	TA_OPERATION_HELD,    /* a sync whose epochs are not drained, or behind another */
-	TA_OPERATION_QUEUED,  /* waits for the ring thread, or for its stream */
+	TA_OPERATION_HELD, /* a sync whose epochs are not drained, or behind another */
+	TA_OPERATION_QUEUED, /* waits for the ring thread, or for its stream */
 	TA_OPERATION_RUNNING, /* in the io_uring */
-	TA_OPERATION_ENDED,   /* its event is on the way */
+	TA_OPERATION_ENDED, /* its event is on the way */
 };
 
 /* The kernel's UIO_MAXIOV. */
 #define TA_VECTOR_MAX 1024
 #define TA_OPERATION_VECTOR 8
 
-/* Guarded by offload_lock from its queueing on; before that it belongs to the thread that submits it. */
+/*
+ * Guarded by offload_lock from its queueing on; before that it belongs to the thread that submits
+ * it.
+ */
 struct ta_operation {
-	struct ta_operation *next;	 /* in a batch, a stream or the pool */
+	struct ta_operation *next; /* in a batch, a stream or the pool */
 	struct ta_operation *queue_next; /* in the ring thread's queue */
-	bool is_queued;			 /* there */
-	bool abandon_wanted;		 /* to be cancelled by the ring thread */
+	bool is_queued; /* there */
+	bool abandon_wanted; /* to be cancelled by the ring thread */
 	struct ta_context *context;
 	struct ta_slot *slot;
 	uint8_t state;
 	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC */
 	uint16_t position; /* in its batch */
 	bool nonblocking; /* the descriptor's O_NONBLOCK: a short write is final */
-	bool retried;	   /* by a thread of the kernel that may wait */
-	bool cancelled;	   /* ends with -ECANCELED before it begins */
+	bool retried; /* by a thread of the kernel that may wait */
+	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool is_sync;
-	bool is_stream;	   /* stays set when it has left its stream */
+	bool is_stream; /* stays set when it has left its stream */
 	bool illegal_seek; /* a socket with an offset */
 	bool has_proxy;
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
@@ -226,16 +243,16 @@ struct ta_operation {
 	struct iocb *object; /* of a sync in a pass-through context: the program's iocb */
 };
 
-/* ---- what a step leaves to do ---------------------------------------------------------------------------------------------------- */
+/* ---- what a step leaves to do ---------------------------------------------------------------- */
 
 struct ta_work {
-	struct ta_slot *tried;	/* trials that were no plain hit, newest first */
-	struct ta_sync *issue;	/* syncs whose turn has come */
+	struct ta_slot *tried; /* trials that were no plain hit, newest first */
+	struct ta_sync *issue; /* syncs whose turn has come */
 	bool wake_driver;
 	bool want_assistant;
 };
 
-/* ---- the process ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the process ----------------------------------------------------------------------------- */
 
 enum ta_uring_state {
 	TA_URING_NOT_TRIED,
@@ -254,11 +271,11 @@ struct ta_process {
 
 	struct ta_lock table_lock;
 	_Atomic(struct ta_context *) buckets[TA_BUCKETS]; /* read without a lock */
-	struct ta_context *contexts;	  /* table_lock */
+	struct ta_context *contexts; /* table_lock */
 	struct ta_context *free_contexts; /* table_lock */
-	struct ta_context *retired;	  /* idle kernel contexts about to be destroyed; table_lock */
-	uint32_t retired_count;		  /* table_lock */
-	uint32_t retirers;		  /* threads that destroy them; table_lock */
+	struct ta_context *retired; /* idle kernel contexts about to be destroyed; table_lock */
+	uint32_t retired_count; /* table_lock */
+	uint32_t retirers; /* threads that destroy them; table_lock */
 
 	struct ta_lock barrier_lock;
 	struct ta_barrier barrier; /* barrier_lock */
@@ -266,19 +283,19 @@ struct ta_process {
 	struct ta_lock offload_lock;
 	struct ta_operation *free_operations; /* offload_lock */
 	struct ta_pool_page *operation_pages; /* offload_lock */
-	struct ta_stream *streams;	      /* offload_lock */
-	struct ta_stream *free_streams;	      /* offload_lock */
-	uint32_t parked_assistants;	      /* offload_lock */
-	struct ta_context *assist_head;	      /* contexts that ask for an assistant; offload_lock */
-	uint32_t assist_count;		      /* offload_lock */
-	_Atomic uint32_t assist_word;	      /* changes when assist_queue grows */
+	struct ta_stream *streams; /* offload_lock */
+	struct ta_stream *free_streams; /* offload_lock */
+	uint32_t parked_assistants; /* offload_lock */
+	struct ta_context *assist_head; /* contexts that ask for an assistant; offload_lock */
+	uint32_t assist_count; /* offload_lock */
+	_Atomic uint32_t assist_word; /* changes when assist_queue grows */
 
 	_Atomic uint32_t owed_at_exit; /* writes and syncs that exit() waits for */
 	_Atomic uint32_t reads_offloaded;
 	_Atomic int wake_fd; /* eventfd that is never signalled, plus one; 0: none yet */
 
 	_Atomic uint32_t uring_state; /* enum ta_uring_state */
-	struct ta_uring *uring;	      /* written before the state says that it is there */
+	struct ta_uring *uring; /* written before the state says that it is there */
 
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
 };
@@ -291,10 +308,12 @@ TA_HIDDEN struct ta_process *ta_process_enter_slow(void);
 static inline struct ta_process *ta_process_enter(void)
 {
 	/* acquire: pairs with the release that published it. */
-	struct ta_process *process = atomic_load_explicit(&ta_process_pointer, memory_order_acquire);
+	struct ta_process *process =
+		atomic_load_explicit(&ta_process_pointer, memory_order_acquire);
 
 	/* acquire: pairs with the release at the end of its set-up. */
-	if (ta_unlikely(!process || atomic_load_explicit(&process->ready, memory_order_acquire) != 2))
+	if (ta_unlikely(!process ||
+			atomic_load_explicit(&process->ready, memory_order_acquire) != 2))
 		return ta_process_enter_slow();
 	return process;
 }
@@ -305,13 +324,13 @@ static inline struct ta_process *ta_process(void)
 	return atomic_load_explicit(&ta_process_pointer, memory_order_relaxed);
 }
 
-/* ---- select.c: environment, choice, log ---------------------------------------------------------------------------------------- */
+/* ---- select.c: environment, choice, log ------------------------------------------------------ */
 
 struct ta_settings {
-	bool forced_native;	/* TRUEAIO_ENGINE=native */
-	bool unknown_engine;	/* it names none that there is */
-	const char *engine;	/* as given */
-	const char *log;	/* TRUEAIO_LOG */
+	bool forced_native; /* TRUEAIO_ENGINE=native */
+	bool unknown_engine; /* it names none that there is */
+	const char *engine; /* as given */
+	const char *log; /* TRUEAIO_LOG */
 };
 
 TA_HIDDEN const struct ta_settings *ta_settings(void);
@@ -319,12 +338,12 @@ TA_HIDDEN void ta_log(const char *format, ...) __attribute__((format(printf, 1, 
 TA_HIDDEN void ta_inherited_add(int fd);
 TA_HIDDEN void ta_inherited_remove(int fd);
 
-/* ---- usermem.c: the caller's memory ---------------------------------------------------------------------------------------------- */
+/* ---- usermem.c: the caller's memory ---------------------------------------------------------- */
 
 TA_HIDDEN bool ta_memory_probe(const void *address, size_t bytes, bool write);
 TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 
-/* ---- kaio.c: the kernel's calls -------------------------------------------------------------------------------------------------- */
+/* ---- kaio.c: the kernel's calls -------------------------------------------------------------- */
 
 TA_HIDDEN int ta_kaio_setup(unsigned nr_events, unsigned long *handle);
 TA_HIDDEN int ta_kaio_destroy(unsigned long handle);
@@ -339,7 +358,7 @@ TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN int ta_kaio_wake_fd(void);
 TA_HIDDEN int ta_high_descriptor(int fd);
 
-/* ---- context.c: handles, pools, set-up and destruction ---------------------------------------------------------------------------- */
+/* ---- context.c: handles, pools, set-up and destruction --------------------------------------- */
 
 TA_HIDDEN struct ta_context *ta_context_lock_slow(struct ta_process *process, uintptr_t handle);
 
@@ -349,8 +368,8 @@ static inline uint32_t ta_bucket(uintptr_t handle)
 }
 
 /*
- * The context of a handle, locked; NULL if the handle is none.  The handle itself is never followed.  Fast path: no system call, one
- * acquire for the bucket, one for the lock.
+ * The context of a handle, locked; NULL if the handle is none.  The handle itself is never
+ * followed.  Fast path: no system call, one acquire for the bucket, one for the lock.
  */
 static inline struct ta_context *ta_context_lock(struct ta_process *process, io_context_t handle)
 {
@@ -360,32 +379,37 @@ static inline struct ta_context *ta_context_lock(struct ta_process *process, io_
 	/* acquire: pairs with the release that linked the context. */
 	context = atomic_load_explicit(&process->buckets[ta_bucket(address)], memory_order_acquire);
 	/* relaxed: a hint, checked again under the lock. */
-	if (ta_likely(context && atomic_load_explicit(&context->handle, memory_order_relaxed) == address)) {
+	if (ta_likely(context &&
+		      atomic_load_explicit(&context->handle, memory_order_relaxed) == address)) {
 		ta_lock(&context->lock);
-		if (ta_likely(atomic_load_explicit(&context->handle, memory_order_relaxed) == address))
+		if (ta_likely(atomic_load_explicit(&context->handle, memory_order_relaxed) ==
+			      address))
 			return context;
 		ta_unlock(&context->lock);
 	}
 	return ta_context_lock_slow(process, address);
 }
 
-TA_HIDDEN int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_context_mode mode,
-			       io_context_t *handle);
+TA_HIDDEN int ta_context_setup(struct ta_process *process, unsigned nr_events,
+			       enum ta_context_mode mode, io_context_t *handle);
 TA_HIDDEN int ta_context_destroy(struct ta_process *process, io_context_t handle);
 TA_HIDDEN void ta_context_leave(struct ta_context *context);
 TA_HIDDEN struct ta_descriptor *ta_descriptor_find(struct ta_context *context, int number);
 TA_HIDDEN int ta_epoch_open(struct ta_context *context, struct ta_descriptor *descriptor);
-TA_HIDDEN void ta_epoch_drained(struct ta_context *context, struct ta_epoch *epoch, struct ta_work *work);
+TA_HIDDEN void ta_epoch_drained(struct ta_context *context, struct ta_epoch *epoch,
+				struct ta_work *work);
 
 static inline struct ta_descriptor *ta_descriptor_of(struct ta_context *context, int number)
 {
 	struct ta_descriptor *last = context->last_descriptor;
 
-	return ta_likely(last && last->number == number) ? last : ta_descriptor_find(context, number);
+	return ta_likely(last && last->number == number) ? last
+							 : ta_descriptor_find(context, number);
 }
 
 /* One request of the epoch has ended. */
-static inline void ta_epoch_leave(struct ta_context *context, struct ta_epoch *epoch, struct ta_work *work)
+static inline void ta_epoch_leave(struct ta_context *context, struct ta_epoch *epoch,
+				  struct ta_work *work)
 {
 	ta_assert(epoch->in_flight > 0);
 	if (ta_unlikely(--epoch->in_flight == 0 && epoch->sealed))
@@ -397,8 +421,9 @@ static inline struct ta_slot *ta_slot_of(struct ta_context *context, const struc
 {
 	uintptr_t distance = (uintptr_t)object - (uintptr_t)context->slots;
 
-	return distance < (uintptr_t)context->slot_count * sizeof(struct ta_slot) ? (struct ta_slot *)object
-										  : NULL;
+	return distance < (uintptr_t)context->slot_count * sizeof(struct ta_slot)
+		       ? (struct ta_slot *)object
+		       : NULL;
 }
 
 static inline struct ta_slot *ta_slot_take(struct ta_context *context)
@@ -433,24 +458,27 @@ static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slo
 	context->ready_count++;
 }
 
-/* ---- request.c: submission, completion, cancellation ------------------------------------------------------------------------------ */
+/* ---- request.c: submission, completion, cancellation ----------------------------------------- */
 
-TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct iocb **iocbs);
+TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr,
+			struct iocb **iocbs);
 TA_HIDDEN int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb);
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
-TA_HIDDEN bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work);
+TA_HIDDEN bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result,
+			      struct ta_work *work);
 TA_HIDDEN void ta_work_finish(struct ta_context *context, struct ta_work *work);
 
-/* ---- reap.c: waiting and reaping ---------------------------------------------------------------------------------------------------- */
+/* ---- reap.c: waiting and reaping ------------------------------------------------------------- */
 
 struct ta_wait {
 	long min_nr;
 	long nr;
 	struct io_event *events;
-	int64_t timeout_ns;	       /* < 0: for ever */
-	const struct timespec *timeout; /* the same as the program gave it, copied; NULL: for ever */
-	const sigset_t *mask;	       /* NULL: none to be installed */
-	bool peek;		       /* only wait, take nothing */
+	int64_t timeout_ns; /* < 0: for ever */
+	const struct timespec
+		*timeout; /* the same as the program gave it, copied; NULL: for ever */
+	const sigset_t *mask; /* NULL: none to be installed */
+	bool peek; /* only wait, take nothing */
 };
 
 TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wait *wait);
@@ -458,11 +486,12 @@ TA_HIDDEN void ta_drain(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_wake_satisfied(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_waiter_wake(struct ta_waiter *waiter);
 TA_HIDDEN bool ta_driver_must_look(struct ta_context *context);
-TA_HIDDEN bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns,
-			     const sigset_t *mask, int *error);
-TA_HIDDEN void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct ta_work *work);
+TA_HIDDEN bool ta_drive_once(struct ta_context *context, struct ta_waiter *self,
+			     int64_t deadline_ns, const sigset_t *mask, int *error);
+TA_HIDDEN void ta_driver_leave(struct ta_context *context, struct ta_waiter *self,
+			       struct ta_work *work);
 
-/* ---- file.c: what a descriptor is -------------------------------------------------------------------------------------------------- */
+/* ---- file.c: what a descriptor is ------------------------------------------------------------ */
 
 struct ta_file_identity {
 	uint64_t device;
@@ -476,7 +505,7 @@ TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset);
 
-/* ---- operation.c: requests the library carries out --------------------------------------------------------------------------------- */
+/* ---- operation.c: requests the library carries out ------------------------------------------- */
 
 TA_HIDDEN bool ta_offload_possible(void);
 TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
@@ -494,9 +523,10 @@ TA_HIDDEN void ta_proxy_arm(struct ta_operation *operation);
 TA_HIDDEN void ta_proxy_fire(struct ta_operation *operation);
 TA_HIDDEN void ta_eventfd_signal(struct ta_context *context, int eventfd);
 
-/* ---- sync.c: fsync requests ---------------------------------------------------------------------------------------------------------- */
+/* ---- sync.c: fsync requests ------------------------------------------------------------------ */
 
-TA_HIDDEN int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_operation **prepared);
+TA_HIDDEN int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
+			      struct ta_operation **prepared);
 TA_HIDDEN bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb);
 TA_HIDDEN int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity,
 			    int descriptor, int group, uint64_t before, bool *alone);
@@ -506,12 +536,12 @@ TA_HIDDEN void ta_sync_refused(struct ta_operation *operation);
 TA_HIDDEN void ta_sync_ended(struct ta_operation *leader, long result);
 TA_HIDDEN bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *work);
 
-/* ---- progress.c ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- progress.c ------------------------------------------------------------------------------ */
 
 TA_HIDDEN void ta_assist_want(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_assist_start(void);
 
-/* ---- passthrough.c ------------------------------------------------------------------------------------------------------------------- */
+/* ---- passthrough.c --------------------------------------------------------------------------- */
 
 TA_HIDDEN void ta_passthrough_sync(struct ta_operation *operation);
 TA_HIDDEN void ta_passthrough_finished(struct ta_operation *operation);
@@ -522,7 +552,7 @@ TA_HIDDEN int ta_passthrough_submit(struct ta_process *process, struct ta_contex
 TA_HIDDEN int ta_passthrough_cancel(struct ta_context *context, struct iocb *iocb);
 TA_HIDDEN void ta_passthrough_scan(struct ta_context *context, struct ta_work *work);
 
-/* ---- caller.c ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- caller.c -------------------------------------------------------------------------------- */
 
 TA_HIDDEN bool ta_caller_reaps_by_itself(const void *return_address);
 

@@ -2,12 +2,15 @@
 /*
  * Kernel AIO by raw system calls.
  *
- * Two uses of the calls deserve a word.  *Waiting without taking*: io_getevents with an events pointer that cannot be written sleeps until
- * the ring holds an event and then fails with EFAULT, having consumed nothing (kernel: aio_read_events_ring copies before it moves head; so in
- * 4.18 to 6.18).  All taking is done from user memory under the context's lock, so a sleeper never holds events in transit that another
- * thread looks for, and any event that arrives between its last look and its sleep ends the sleep at once.
- * *Posting*: a read of zero bytes from an eventfd completes inside io_submit (with EINVAL) and leaves an event in the ring.  That wakes a
- * sleeper, and with IOCB_FLAG_RESFD it signals a program's eventfd with the kernel's own saturating arithmetic, never blocking.
+ * Two uses of the calls deserve a word.  *Waiting without taking*: io_getevents with an events
+ * pointer that cannot be written sleeps until the ring holds an event and then fails with EFAULT,
+ * having consumed nothing (kernel: aio_read_events_ring copies before it moves head; so in 4.18 to
+ * 6.18).  All taking is done from user memory under the context's lock, so a sleeper never holds
+ * events in transit that another thread looks for, and any event that arrives between its last look
+ * and its sleep ends the sleep at once. *Posting*: a read of zero bytes from an eventfd completes
+ * inside io_submit (with EINVAL) and leaves an event in the ring.  That wakes a sleeper, and with
+ * IOCB_FLAG_RESFD it signals a program's eventfd with the kernel's own saturating arithmetic, never
+ * blocking.
  */
 #include "internal.h"
 
@@ -27,7 +30,10 @@ struct sigset_argument {
 /* Of aio_rw_flags, none that a kernel has given a meaning. */
 #define UNKNOWN_FLAGS 0x40000000u
 
-/* An address that no process can write: the kernel half on 64-bit machines, the last page below it on 32-bit ones. */
+/*
+ * An address that no process can write: the kernel half on 64-bit machines, the last page below it
+ * on 32-bit ones.
+ */
 #define UNWRITABLE ((struct io_event *)(UINTPTR_MAX - 65535))
 
 int ta_kaio_setup(unsigned nr_events, unsigned long *handle)
@@ -59,11 +65,14 @@ int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, struct io_even
 
 	if (!mask)
 		return (int)ta_syscall5(SYS_io_getevents, handle, min_nr, nr, events, timeout);
-	return (int)ta_syscall(SYS_io_pgetevents, (long)handle, min_nr, nr, (long)events, (long)timeout,
-			       (long)&argument);
+	return (int)ta_syscall(SYS_io_pgetevents, (long)handle, min_nr, nr, (long)events,
+			       (long)timeout, (long)&argument);
 }
 
-/* Sleeps until the ring is not empty: 0; or -ETIMEDOUT, -EINTR, -EINVAL (the context is gone).  Consumes nothing. */
+/*
+ * Sleeps until the ring is not empty: 0; or -ETIMEDOUT, -EINTR, -EINVAL (the context is gone).
+ * Consumes nothing.
+ */
 int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask)
 {
 	struct timespec timeout, *limit = NULL;
@@ -74,7 +83,8 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask
 
 		if (left_ns < 0)
 			left_ns = 0;
-		timeout = (struct timespec){ .tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000 };
+		timeout = (struct timespec){ .tv_sec = left_ns / 1000000000,
+					     .tv_nsec = left_ns % 1000000000 };
 		limit = &timeout;
 	}
 	result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, limit, mask);
@@ -83,7 +93,10 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask
 	return result == 0 ? -ETIMEDOUT : result;
 }
 
-/* Lets the signals that the mask opens be delivered, as an io_pgetevents that finds nothing would: 0 or -EINTR. */
+/*
+ * Lets the signals that the mask opens be delivered, as an io_pgetevents that finds nothing would:
+ * 0 or -EINTR.
+ */
 int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask)
 {
 	const struct timespec zero = { 0, 0 };
@@ -93,9 +106,10 @@ int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask)
 }
 
 /*
- * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.  Not higher than this: a process starts with
- * room for 64, and growing the table makes a process with threads wait for a grace period of the kernel, some 20 ms inside an io_submit.
- * Returns the new number, or fd itself where there is no higher one to be had.
+ * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.
+ * Not higher than this: a process starts with room for 64, and growing the table makes a process
+ * with threads wait for a grace period of the kernel, some 20 ms inside an io_submit. Returns the
+ * new number, or fd itself where there is no higher one to be had.
  */
 #define HIGH_DESCRIPTOR 48
 
@@ -112,7 +126,10 @@ int ta_high_descriptor(int fd)
 	return (int)high;
 }
 
-/* An eventfd that nobody ever signals: what wake-ups read and proxies poll.  Negative errno if there is none to be had. */
+/*
+ * An eventfd that nobody ever signals: what wake-ups read and proxies poll.  Negative errno if
+ * there is none to be had.
+ */
 int ta_kaio_wake_fd(void)
 {
 	struct ta_process *process = ta_process();
@@ -135,8 +152,8 @@ int ta_kaio_wake_fd(void)
 }
 
 /*
- * Puts an event that names no slot into the ring, and adds one to the eventfd resfd unless that is -1.  Returns 0, -EAGAIN when the ring is
- * full, or what is wrong with resfd.
+ * Puts an event that names no slot into the ring, and adds one to the eventfd resfd unless that is
+ * -1.  Returns 0, -EAGAIN when the ring is full, or what is wrong with resfd.
  */
 int ta_kaio_post(unsigned long handle, int resfd)
 {
@@ -160,7 +177,9 @@ int ta_kaio_post(unsigned long handle, int resfd)
 			return 0;
 		if (result == -EAGAIN || resfd >= 0)
 			break;
-		/* A program that closes descriptors it does not know has closed ours: make another. */
+		/*
+		 * A program that closes descriptors it does not know has closed ours: make another.
+		 */
 		atomic_compare_exchange_strong(&ta_process()->wake_fd, &(int){ wake_fd + 1 }, 0);
 	}
 	return result < 0 ? (int)result : -EAGAIN;
@@ -179,8 +198,9 @@ static int usable_wake_fd(void)
 }
 
 /*
- * What would the kernel say to the eventfd and the priority of a request?  0, -EBADF, -EINVAL or -EPERM.  Asked with a request that it refuses
- * right after it has looked at them, for flags that no kernel knows (io_submit checks in this order in all versions).
+ * What would the kernel say to the eventfd and the priority of a request?  0, -EBADF, -EINVAL or
+ * -EPERM.  Asked with a request that it refuses right after it has looked at them, for flags that
+ * no kernel knows (io_submit checks in this order in all versions).
  */
 int ta_kaio_check(unsigned long handle, const struct iocb *like)
 {

@@ -2,18 +2,20 @@
 /*
  * The offloader on an io_uring that the library owns.
  *
- * One thread submits to the ring and reaps from it, for as long as the process lives.  The program's threads never enter it: the kernel fails a
- * request whose submitting thread exits, and interrupts epoll_wait in a thread with requests of its own.  They do two things only: *capture* a
- * file into a registered-file slot (that must happen in the caller, while its descriptor still means the file), and queue an operation and ring the
- * doorbell, an eventfd that the ring polls.
+ * One thread submits to the ring and reaps from it, for as long as the process lives.  The
+ * program's threads never enter it: the kernel fails a request whose submitting thread exits, and
+ * interrupts epoll_wait in a thread with requests of its own.  They do two things only: *capture* a
+ * file into a registered-file slot (that must happen in the caller, while its descriptor still
+ * means the file), and queue an operation and ring the doorbell, an eventfd that the ring polls.
  *
- * The ring is not made with IORING_SETUP_SINGLE_ISSUER, and so without DEFER_TASKRUN: with it the kernel refuses io_uring_register from other
- * threads (-EEXIST since 6.1), and capturing would cost two context switches.
+ * The ring is not made with IORING_SETUP_SINGLE_ISSUER, and so without DEFER_TASKRUN: with it the
+ * kernel refuses io_uring_register from other threads (-EEXIST since 6.1), and capturing would cost
+ * two context switches.
  *
  * A registered slot is no descriptor: giving it back does not drop the process's record locks.
  *
- * offload_lock guards the queue, the free slots and `asleep`.  The ring itself belongs to the ring thread, but for registration, which the
- * kernel serializes.
+ * offload_lock guards the queue, the free slots and `asleep`.  The ring itself belongs to the ring
+ * thread, but for registration, which the kernel serializes.
  */
 #include "offload.h"
 
@@ -27,7 +29,10 @@
 #define COMPLETION_ENTRIES 4096
 /* Files held at a time.  The kernel allows no more than RLIMIT_NOFILE. */
 #define HOLDS_MAX 4096
-/* Threads of the kernel for what cannot be done without waiting (fsync, FUSE): one slow file must not hold up the rest. */
+/*
+ * Threads of the kernel for what cannot be done without waiting (fsync, FUSE): one slow file must
+ * not hold up the rest.
+ */
 #define KERNEL_WORKERS 64
 
 /* Enough for O_DIRECT on any device; and the most that is read so. */
@@ -57,7 +62,7 @@ static struct ta_uring *the_uring(void)
 	return ta_process()->uring;
 }
 
-/* ---- the ring thread ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the ring thread ------------------------------------------------------------------------- */
 
 static struct io_uring_sqe *next_sqe(struct ta_uring *uring)
 {
@@ -108,7 +113,8 @@ static void skip_bytes(struct ta_operation *operation, size_t bytes)
 static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *operation)
 {
 	/* A stream has no positions, and a socket refuses any but the first. */
-	uint64_t offset = operation->stream ? 0 : (uint64_t)operation->offset + operation->transferred;
+	uint64_t offset =
+		operation->stream ? 0 : (uint64_t)operation->offset + operation->transferred;
 	const struct iovec *vector;
 	unsigned count;
 
@@ -126,8 +132,10 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 	struct io_uring_sqe *sqe = next_sqe(uring);
 
 	if (operation->bounce)
-		io_uring_prep_read(sqe, operation->hold, operation->bounce, (unsigned)operation->bounce_bytes,
-				   (uint64_t)operation->offset + operation->transferred - operation->bounce_skip);
+		io_uring_prep_read(sqe, operation->hold, operation->bounce,
+				   (unsigned)operation->bounce_bytes,
+				   (uint64_t)operation->offset + operation->transferred -
+					   operation->bounce_skip);
 	else if (operation->is_sync)
 		io_uring_prep_fsync(sqe, operation->hold,
 				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
@@ -148,8 +156,9 @@ static size_t bytes_left(const struct ta_operation *operation)
 }
 
 /*
- * A buffered read was refused for its alignment: the program has set O_DIRECT since it was submitted (glusterfs switches it between requests).  It is
- * read past the cache into a buffer that is aligned, with all that covers what is asked for.  False: there is no such buffer.
+ * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
+ * submitted (glusterfs switches it between requests).  It is read past the cache into a buffer that
+ * is aligned, with all that covers what is asked for.  False: there is no such buffer.
  */
 static bool begin_bounce(struct ta_operation *operation)
 {
@@ -176,9 +185,11 @@ static int end_bounce(struct ta_operation *operation, int result)
 	size_t copied = 0;
 	unsigned i;
 
-	for (i = operation->vector_skipped; i < operation->vector_count && copied < available; i++) {
+	for (i = operation->vector_skipped; i < operation->vector_count && copied < available;
+	     i++) {
 		const struct iovec *part = &operation->vector[i];
-		size_t bytes = part->iov_len < available - copied ? part->iov_len : available - copied;
+		size_t bytes =
+			part->iov_len < available - copied ? part->iov_len : available - copied;
 
 		if (!ta_memory_probe(part->iov_base, bytes, true))
 			break;
@@ -200,7 +211,9 @@ static void issue_cancel(struct ta_uring *uring, struct ta_operation *operation)
 	io_uring_sqe_set_data64(sqe, DATA_CANCEL);
 }
 
-/* From here on nobody may queue the operation for cancelling; if somebody has, it leaves the queue. */
+/*
+ * From here on nobody may queue the operation for cancelling; if somebody has, it leaves the queue.
+ */
 static void leave_queue(struct ta_uring *uring, struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
@@ -219,7 +232,10 @@ static void leave_queue(struct ta_uring *uring, struct ta_operation *operation)
 	ta_unlock(&process->offload_lock);
 }
 
-/* Takes one operation off the queue; what it is to be is settled under the lock that cancelling takes. */
+/*
+ * Takes one operation off the queue; what it is to be is settled under the lock that cancelling
+ * takes.
+ */
 static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon, bool *cancelled)
 {
 	struct ta_process *process = ta_process();
@@ -256,8 +272,7 @@ static void begin_queued(struct ta_uring *uring)
 		else if (operation->illegal_seek) {
 			leave_queue(uring, operation);
 			ta_operation_ended(operation, -ESPIPE);
-		}
-		else {
+		} else {
 			skip_bytes(operation, operation->transferred);
 			issue(uring, operation, 0);
 		}
@@ -282,12 +297,16 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	}
 	if (operation->bounce) {
 		result = end_bounce(operation, result);
-	} else if (result == -EINVAL && !operation->is_stream && !is_write(operation) && begin_bounce(operation)) {
+	} else if (result == -EINVAL && !operation->is_stream && !is_write(operation) &&
+		   begin_bounce(operation)) {
 		issue(uring, operation, 0);
 		return;
 	}
 	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
-		/* XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread may wait: what it says is the answer. */
+		/*
+		 * XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread
+		 * may wait: what it says is the answer.
+		 */
 		operation->retried = true;
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
@@ -355,7 +374,10 @@ static void *ring_thread(void *argument)
 {
 	struct ta_uring *uring = argument;
 
-	/* By its registered number the ring stays ours even if the program closes descriptors it does not know. */
+	/*
+	 * By its registered number the ring stays ours even if the program closes descriptors it
+	 * does not know.
+	 */
 	io_uring_register_ring_fd(&uring->ring);
 	arm_doorbell(uring);
 	for (;;) {
@@ -370,7 +392,7 @@ static void *ring_thread(void *argument)
 	return NULL;
 }
 
-/* ---- making it -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
 static const char *why_refused(int error)
 {
@@ -475,8 +497,8 @@ static int open_first(struct ta_process *process)
 
 	errno = saved_errno;
 	if (result < 0)
-		ta_log("offloader: io_uring %s (%d); requests that would wait are left to kernel AIO", why_refused(result),
-		       -result);
+		ta_log("offloader: io_uring %s (%d); requests that would wait are left to kernel AIO",
+		       why_refused(result), -result);
 	else
 		ta_log("offloader: io_uring");
 	atomic_store(&process->uring_state, result < 0 ? TA_URING_REFUSED : TA_URING_THERE);
@@ -498,21 +520,26 @@ int ta_uring_open(void)
 			return -ENOSYS;
 		if (state == TA_URING_BEING_TRIED)
 			ta_futex_wait(&process->uring_state, state, TA_NO_DEADLINE);
-		else if (atomic_compare_exchange_strong(&process->uring_state, &state, TA_URING_BEING_TRIED))
+		else if (atomic_compare_exchange_strong(&process->uring_state, &state,
+							TA_URING_BEING_TRIED))
 			return open_first(process);
 	}
 }
 
-/* ---- what the program's threads do ------------------------------------------------------------------------------------------------------ */
+/* ---- what the program's threads do ----------------------------------------------------------- */
 
-/* The program may have closed our descriptor: then nothing new can be captured, and what runs goes on. */
+/*
+ * The program may have closed our descriptor: then nothing new can be captured, and what runs goes
+ * on.
+ */
 static bool ring_is_lost(struct ta_uring *uring)
 {
 	struct ta_process *process = ta_process();
 	struct io_uring_probe probe;
 
 	memset(&probe, 0, sizeof(probe));
-	if (ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_PROBE, &probe, 0) == 0)
+	if (ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_PROBE, &probe,
+			0) == 0)
 		return false;
 	if (atomic_exchange(&process->uring_state, TA_URING_REFUSED) != TA_URING_REFUSED)
 		ta_log("offloader: the program has closed the ring's descriptor; it is not used any more");
@@ -520,8 +547,9 @@ static bool ring_is_lost(struct ta_uring *uring)
 }
 
 /*
- * Puts a file into a registered slot, or -1 for none: 1, or a negative errno.  By the ring's own descriptor: newer versions of liburing would use the
- * number that the ring thread has registered, which means nothing (or another ring) in the program's threads.
+ * Puts a file into a registered slot, or -1 for none: 1, or a negative errno.  By the ring's own
+ * descriptor: newer versions of liburing would use the number that the ring thread has registered,
+ * which means nothing (or another ring) in the program's threads.
  */
 static int update_hold(struct ta_uring *uring, uint32_t hold, int fd)
 {
@@ -530,10 +558,13 @@ static int update_hold(struct ta_uring *uring, uint32_t hold, int fd)
 	memset(&update, 0, sizeof(update));
 	update.offset = hold;
 	update.fds = (uint64_t)(uintptr_t)&fd;
-	return (int)ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_FILES_UPDATE, &update, 1);
+	return (int)ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd,
+				IORING_REGISTER_FILES_UPDATE, &update, 1);
 }
 
-/* A registered-file slot that holds the open file behind fd; -EBADF, or -ENFILE when all are taken. */
+/*
+ * A registered-file slot that holds the open file behind fd; -EBADF, or -ENFILE when all are taken.
+ */
 int ta_uring_capture(int fd)
 {
 	struct ta_process *process = ta_process();
@@ -602,8 +633,9 @@ void ta_uring_submit(struct ta_operation *operation)
 }
 
 /*
- * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which keeps the operation from ending and its
- * address from meaning another; the kernel's call does not wait for it.
+ * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which
+ * keeps the operation from ending and its address from meaning another; the kernel's call does not
+ * wait for it.
  */
 int ta_uring_cancel(struct ta_operation *operation)
 {

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Operations: requests that the library carries out itself, because the kernel would make io_submit wait for them.
+ * Operations: requests that the library carries out itself, because the kernel would make io_submit
+ * wait for them.
  *
- * An operation is prepared inside io_submit (checked as the kernel would, vector copied, file captured), started once its batch is accepted, and
- * ended by the offloader.  It belongs to the submitting thread until it is started, then to the offloader; offload_lock guards the pool and the
- * streams.
+ * An operation is prepared inside io_submit (checked as the kernel would, vector copied, file
+ * captured), started once its batch is accepted, and ended by the offloader.  It belongs to the
+ * submitting thread until it is started, then to the offloader; offload_lock guards the pool and
+ * the streams.
  *
- * A *stream* is one direction of a pipe, socket or terminal.  Its operations run one at a time in order of submission; a write to a blocking
- * descriptor goes on until all of it is written.  Streams are found by what the descriptor is, not by its number, so duplicates share one.
+ * A *stream* is one direction of a pipe, socket or terminal.  Its operations run one at a time in
+ * order of submission; a write to a blocking descriptor goes on until all of it is written.
+ * Streams are found by what the descriptor is, not by its number, so duplicates share one.
  *
- * The program's eventfd must be signalled at the end, whatever has become of its number.  A *proxy* does that: a POLL request for nothing, on an
- * eventfd of ours that never fires, given to the kernel with the program's eventfd as its IOCB_FLAG_RESFD.  Cancelling it makes the kernel signal
- * with its own reference and its own saturating arithmetic.  No descriptor of the program is duplicated for it.
+ * The program's eventfd must be signalled at the end, whatever has become of its number.  A *proxy*
+ * does that: a POLL request for nothing, on an eventfd of ours that never fires, given to the
+ * kernel with the program's eventfd as its IOCB_FLAG_RESFD.  Cancelling it makes the kernel signal
+ * with its own reference and its own saturating arithmetic.  No descriptor of the program is
+ * duplicated for it.
  */
 #include "internal.h"
 
@@ -36,12 +41,12 @@ struct ta_stream {
 	uint64_t device;
 	uint64_t inode;
 	bool writes;
-	uint32_t users;	/* operations prepared for it, queued or not */
+	uint32_t users; /* operations prepared for it, queued or not */
 	struct ta_operation *head; /* the first one runs */
 	struct ta_operation *tail;
 };
 
-/* ---- pool -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- pool ------------------------------------------------------------------------------------ */
 
 struct ta_operation *ta_operation_alloc(void)
 {
@@ -72,14 +77,18 @@ void ta_operation_free(struct ta_operation *operation)
 	ta_unlock(&process->offload_lock);
 }
 
-/* ---- checks, in the kernel's order -------------------------------------------------------------------------------------------------- */
+/* ---- checks, in the kernel's order ----------------------------------------------------------- */
 
-/* The half of the address space that is the kernel's, seen from a 64-bit process; a 32-bit one has no such addresses. */
+/*
+ * The half of the address space that is the kernel's, seen from a 64-bit process; a 32-bit one has
+ * no such addresses.
+ */
 static bool is_kernel_range(const void *address, size_t bytes)
 {
 	uintptr_t end = (uintptr_t)address + bytes;
 
-	return end < (uintptr_t)address || (sizeof(void *) == 8 && (intptr_t)(end | (uintptr_t)address) < 0);
+	return end < (uintptr_t)address ||
+	       (sizeof(void *) == 8 && (intptr_t)(end | (uintptr_t)address) < 0);
 }
 
 static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
@@ -153,8 +162,8 @@ static int check_access(const struct ta_operation *operation, long flags)
 }
 
 /* The checks that io_submit would have made, in its order; the capture of the file is the last. */
-static int check_request(struct ta_context *context, struct ta_operation *operation, const struct iocb *iocb,
-			 long file_flags)
+static int check_request(struct ta_context *context, struct ta_operation *operation,
+			 const struct iocb *iocb, long file_flags)
 {
 	int result;
 
@@ -177,11 +186,11 @@ static int check_request(struct ta_context *context, struct ta_operation *operat
 	return result;
 }
 
-/* ---- streams -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 /* offload_lock is held. */
-static struct ta_stream *find_stream(struct ta_process *process, const struct ta_file_identity *identity,
-				     bool writes)
+static struct ta_stream *find_stream(struct ta_process *process,
+				     const struct ta_file_identity *identity, bool writes)
 {
 	struct ta_stream *stream;
 
@@ -204,8 +213,8 @@ static bool stream_is_busy(const struct ta_file_identity *identity, bool writes)
 }
 
 /* offload_lock is held.  NULL: no memory. */
-static struct ta_stream *find_or_make_stream(struct ta_process *process, const struct ta_file_identity *identity,
-					     bool writes)
+static struct ta_stream *find_or_make_stream(struct ta_process *process,
+					     const struct ta_file_identity *identity, bool writes)
 {
 	struct ta_stream *stream = find_stream(process, identity, writes);
 
@@ -248,7 +257,10 @@ static void drop_empty_stream(struct ta_process *process, struct ta_stream *stre
 	TA_POOL_PUT(&process->free_streams, stream, next);
 }
 
-/* Takes an operation out of its stream, and starts the one whose turn has come thereby; a cancelled one has been started already. */
+/*
+ * Takes an operation out of its stream, and starts the one whose turn has come thereby; a cancelled
+ * one has been started already.
+ */
 static void leave_stream(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
@@ -299,12 +311,13 @@ static void forget_stream(struct ta_operation *operation)
 	ta_unlock(&process->offload_lock);
 }
 
-/* ---- prepare, start, discard ------------------------------------------------------------------------------------------------------------ */
+/* ---- prepare, start, discard ----------------------------------------------------------------- */
 
 /* A guess that may be wrong: whether asking for an operation makes sense at all. */
 bool ta_offload_possible(void)
 {
-	return atomic_load_explicit(&ta_process()->uring_state, memory_order_relaxed) != TA_URING_REFUSED;
+	return atomic_load_explicit(&ta_process()->uring_state, memory_order_relaxed) !=
+	       TA_URING_REFUSED;
 }
 
 /* Is the request one for the offloader, now that the file is looked at again? */
@@ -329,7 +342,10 @@ static bool is_stream(const struct ta_file_identity *identity)
 	return !S_ISREG(identity->mode) && !S_ISBLK(identity->mode);
 }
 
-/* Everything after the checks.  *operation_is_ours is false if the kernel should have the request after all. */
+/*
+ * Everything after the checks.  *operation_is_ours is false if the kernel should have the request
+ * after all.
+ */
 static int capture_request(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
 			   bool *operation_is_ours)
 {
@@ -347,7 +363,10 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 	if (is_stream(&identity)) {
 		operation->is_stream = true;
 		operation->nonblocking = file_flags & O_NONBLOCK;
-		/* An io_uring waits for pipes and sockets even so, unless told not to; terminals it does not. */
+		/*
+		 * An io_uring waits for pipes and sockets even so, unless told not to; terminals it
+		 * does not.
+		 */
 		if (operation->nonblocking && !S_ISCHR(identity.mode))
 			operation->flags |= RWF_NOWAIT;
 		/* As the kernel has it: pipes ignore an offset, sockets do not. */
@@ -367,10 +386,11 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 }
 
 /*
- * Makes an operation of a read or write.  0 with *prepared NULL: the kernel does it better, or nobody else can.  Errors are what io_submit
- * returns for such a request.
+ * Makes an operation of a read or write.  0 with *prepared NULL: the kernel does it better, or
+ * nobody else can.  Errors are what io_submit returns for such a request.
  */
-int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_operation **prepared)
+int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
+			 struct ta_operation **prepared)
 {
 	const struct iocb *iocb = &slot->iocb;
 	struct ta_operation *operation;
@@ -415,7 +435,10 @@ void ta_operation_discard(struct ta_operation *operation)
 	ta_operation_free(operation);
 }
 
-/* From here on the operation may be found by io_cancel and io_destroy, so it is in its stream by then.  True if it may run at once. */
+/*
+ * From here on the operation may be found by io_cancel and io_destroy, so it is in its stream by
+ * then.  True if it may run at once.
+ */
 bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 {
 	struct ta_context *context = operation->context;
@@ -458,7 +481,7 @@ void ta_operation_start(struct ta_operation *operation)
 		ta_uring_submit(operation);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void settle_exit(struct ta_process *process, bool write_or_sync)
 {
@@ -498,8 +521,8 @@ void ta_operation_ended(struct ta_operation *operation, long result)
 }
 
 /*
- * io_cancel of an operation: -EINPROGRESS or -EAGAIN.  Its context's lock is held, so the operation cannot end meanwhile; nothing here waits for
- * that lock.
+ * io_cancel of an operation: -EINPROGRESS or -EAGAIN.  Its context's lock is held, so the operation
+ * cannot end meanwhile; nothing here waits for that lock.
  */
 int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 {
@@ -517,7 +540,10 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 			  operation->stream->head != operation;
 	if (operation->state == TA_OPERATION_QUEUED) {
 		operation->cancelled = true;
-		/* One at the head is in the ring thread's queue, or about to be put there; another must not wait for its turn. */
+		/*
+		 * One at the head is in the ring thread's queue, or about to be put there; another
+		 * must not wait for its turn.
+		 */
 		if (waits_in_stream)
 			ta_uring_submit_locked(operation);
 		else
@@ -537,7 +563,7 @@ void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
 		ta_uring_abandon(operation);
 }
 
-/* ---- eventfds -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- eventfds -------------------------------------------------------------------------------- */
 
 /* Where the kernel has no place for the proxy, the eventfd will be signalled by its number. */
 void ta_proxy_arm(struct ta_operation *operation)
@@ -586,7 +612,10 @@ void ta_eventfd_signal(struct ta_context *context, int eventfd)
 
 	if (ta_kaio_post(context->kernel_handle, eventfd) != -EAGAIN)
 		return;
-	/* No place in the ring.  At its maximum an eventfd is not writable, and readable as it should be. */
+	/*
+	 * No place in the ring.  At its maximum an eventfd is not writable, and readable as it
+	 * should be.
+	 */
 	if (ta_syscall5(SYS_ppoll, &writable, 1, &zero, NULL, 8) == 1)
 		ta_syscall3(SYS_write, eventfd, &one, sizeof(one));
 }

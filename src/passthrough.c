@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pass-through contexts: for programs that reap the kernel's ring without us (QEMU reads it, MariaDB calls io_getevents by number).
+ * Pass-through contexts: for programs that reap the kernel's ring without us (QEMU reads it,
+ * MariaDB calls io_getevents by number).
  *
- * The kernel gets the program's own iocb pointers, signals its eventfds, and its ring is left alone; all calls behave as with any libaio.  The
- * one thing added is the promise of io_fsync.  For it we must know what is in flight, without taking events: each request is *tracked* by its iocb
- * pointer, and a cursor of our own follows the ring's tail.  No more than the ring holds is ever tracked, so an event is seen before its
- * place is used again.  A pointer that is in flight twice is ambiguous; its first event ends the newest request, so an fsync may come late, never
- * early.
+ * The kernel gets the program's own iocb pointers, signals its eventfds, and its ring is left
+ * alone; all calls behave as with any libaio.  The one thing added is the promise of io_fsync.  For
+ * it we must know what is in flight, without taking events: each request is *tracked* by its iocb
+ * pointer, and a cursor of our own follows the ring's tail.  No more than the ring holds is ever
+ * tracked, so an event is seen before its place is used again.  A pointer that is in flight twice
+ * is ambiguous; its first event ends the newest request, so an fsync may come late, never early.
  *
- * A held fsync is kept by a custodian, which submits the program's iocb when its turn has come and follows the ring until it has ended.  The
- * iocb must be unchanged by then, as the manual of io_submit(2) asks of every program.
+ * A held fsync is kept by a custodian, which submits the program's iocb when its turn has come and
+ * follows the ring until it has ended.  The iocb must be unchanged by then, as the manual of
+ * io_submit(2) asks of every program.
  */
 #include "internal.h"
 
@@ -23,7 +26,7 @@
 struct tracked {
 	const struct iocb *object;
 	struct ta_epoch *epoch;
-	struct tracked *next;	 /* in its bucket, newest first; or free */
+	struct tracked *next; /* in its bucket, newest first; or free */
 	_Atomic uint32_t *ended; /* set to 1 when the event is seen; NULL: nobody asks */
 };
 
@@ -53,7 +56,8 @@ int ta_passthrough_open(struct ta_context *context)
 
 	while (buckets < count)
 		buckets *= 2;
-	bytes = sizeof(*tracking) + count * sizeof(struct tracked) + buckets * sizeof(struct tracked *);
+	bytes = sizeof(*tracking) + count * sizeof(struct tracked) +
+		buckets * sizeof(struct tracked *);
 	tracking = ta_pages_alloc(bytes);
 	if (!tracking)
 		return -ENOMEM;
@@ -70,7 +74,8 @@ int ta_passthrough_open(struct ta_context *context)
 }
 
 /* NULL: as many are in flight as the ring holds. */
-static struct tracked *track(struct ta_context *context, const struct iocb *object, struct ta_epoch *epoch)
+static struct tracked *track(struct ta_context *context, const struct iocb *object,
+			     struct ta_epoch *epoch)
 {
 	struct ta_tracking *tracking = context->tracking;
 	struct tracked *tracked = tracking->free;
@@ -138,7 +143,7 @@ void ta_passthrough_close(struct ta_context *context)
 	ta_pages_free(tracking, tracking->bytes);
 }
 
-/* ---- submission ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- submission ------------------------------------------------------------------------------ */
 
 /* The open epoch of a descriptor; NULL when there is no memory for one. */
 static struct ta_epoch *open_epoch(struct ta_context *context, int number)
@@ -153,7 +158,8 @@ static struct ta_epoch *open_epoch(struct ta_context *context, int number)
 /* A copy of element i, or false: then the kernel will refuse it. */
 static bool read_element(struct iocb **iocbs, long i, struct iocb **object, struct iocb *copy)
 {
-	return ta_copy_in(object, &iocbs[i], sizeof(*object)) && ta_copy_in(copy, *object, sizeof(*copy));
+	return ta_copy_in(object, &iocbs[i], sizeof(*object)) &&
+	       ta_copy_in(copy, *object, sizeof(*copy));
 }
 
 static bool is_sync(const struct iocb *iocb)
@@ -162,8 +168,8 @@ static bool is_sync(const struct iocb *iocb)
 }
 
 /*
- * Gives up to BATCH_MAX elements to the kernel, up to the first fsync after the first element.  The lock is held, and let go.  Returns what
- * io_submit returns.
+ * Gives up to BATCH_MAX elements to the kernel, up to the first fsync after the first element.  The
+ * lock is held, and let go.  Returns what io_submit returns.
  */
 static long submit_tracked(struct ta_context *context, long nr, struct iocb **iocbs)
 {
@@ -177,7 +183,8 @@ static long submit_tracked(struct ta_context *context, long nr, struct iocb **io
 		struct ta_epoch *epoch = NULL;
 
 		tracked[count] = NULL;
-		if (!read_element(iocbs, count, &object, &copy) || copy.aio_lio_opcode == IO_CMD_POLL)
+		if (!read_element(iocbs, count, &object, &copy) ||
+		    copy.aio_lio_opcode == IO_CMD_POLL)
 			continue;
 		if (count > 0 && is_sync(&copy))
 			break;
@@ -207,7 +214,8 @@ static uint64_t seal_open_epochs(struct ta_context *context)
 
 	context->sequence++;
 	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++) {
-		for (descriptor = context->descriptors[i]; descriptor; descriptor = descriptor->next) {
+		for (descriptor = context->descriptors[i]; descriptor;
+		     descriptor = descriptor->next) {
 			if (!descriptor->open || descriptor->open->in_flight == 0)
 				continue;
 			descriptor->open->sealed = true;
@@ -226,8 +234,12 @@ static int unique_group(void)
 	return -2 - (atomic_fetch_add(&latest, 1) & 0x3fffffff);
 }
 
-/* Holds an fsync.  1: held; 0: it can go to the kernel at once; or a negative errno.  No lock is held. */
-static int hold_sync(struct ta_context *context, struct iocb *object, const struct iocb *copy, uint64_t before)
+/*
+ * Holds an fsync.  1: held; 0: it can go to the kernel at once; or a negative errno.  No lock is
+ * held.
+ */
+static int hold_sync(struct ta_context *context, struct iocb *object, const struct iocb *copy,
+		     uint64_t before)
 {
 	bool signals = copy->u.c.flags & IOCB_FLAG_RESFD;
 	struct ta_file_identity identity;
@@ -235,11 +247,13 @@ static int hold_sync(struct ta_context *context, struct iocb *object, const stru
 	bool alone = false;
 	int result;
 
-	if (ta_file_identify(copy->aio_fildes, &identity) < 0 || ta_file_cannot_sync(copy->aio_fildes, identity.mode))
+	if (ta_file_identify(copy->aio_fildes, &identity) < 0 ||
+	    ta_file_cannot_sync(copy->aio_fildes, identity.mode))
 		return 0;
 	if (!ta_sync_eventfd_is_good(context, copy))
 		return 0;
-	if (copy->u.c.buf || copy->u.c.nbytes || copy->u.c.offset || copy->aio_rw_flags || copy->u.c.__pad3)
+	if (copy->u.c.buf || copy->u.c.nbytes || copy->u.c.offset || copy->aio_rw_flags ||
+	    copy->u.c.__pad3)
 		return 0;
 	operation = ta_operation_alloc();
 	if (!operation)
@@ -249,9 +263,11 @@ static int hold_sync(struct ta_context *context, struct iocb *object, const stru
 	operation->proxy = *copy;
 	operation->opcode = (uint8_t)copy->aio_lio_opcode;
 	operation->is_sync = true;
-	result = ta_sync_enter(operation, &identity, copy->aio_fildes, unique_group(), before, &alone);
+	result = ta_sync_enter(operation, &identity, copy->aio_fildes, unique_group(), before,
+			       &alone);
 	if (result == 0 && !alone)
-		result = ta_custody_begin(operation, copy->aio_fildes, signals ? (int)copy->u.c.resfd : -1);
+		result = ta_custody_begin(operation, copy->aio_fildes,
+					  signals ? (int)copy->u.c.resfd : -1);
 	if (result < 0 || alone) {
 		if (operation->sync)
 			ta_sync_refused(operation);
@@ -267,7 +283,8 @@ static int hold_sync(struct ta_context *context, struct iocb *object, const stru
 }
 
 /* io_submit(3) of a pass-through context.  The lock is held, and let go. */
-int ta_passthrough_submit(struct ta_process *process, struct ta_context *context, long nr, struct iocb **iocbs)
+int ta_passthrough_submit(struct ta_process *process, struct ta_context *context, long nr,
+			  struct iocb **iocbs)
 {
 	io_context_t handle = (io_context_t)context->kernel_handle;
 	long total = 0, result = 0;
@@ -313,7 +330,7 @@ int ta_passthrough_cancel(struct ta_context *context, struct iocb *iocb)
 	return ta_kaio_cancel(context->kernel_handle, iocb, &unused_event);
 }
 
-/* ---- held fsyncs, on their custodian's thread ------------------------------------------------------------------------------------------- */
+/* ---- held fsyncs, on their custodian's thread ------------------------------------------------ */
 
 static void pause_scanning(struct ta_context *context, int64_t since_ns)
 {
@@ -322,7 +339,10 @@ static void pause_scanning(struct ta_context *context, int64_t since_ns)
 	ta_futex_wait(&context->assist_word, seen, ta_now_ns() + ta_scan_interval_ns(since_ns));
 }
 
-/* Submits the program's iocb, when the ring has room.  False: it is refused, because the program has changed it. */
+/*
+ * Submits the program's iocb, when the ring has room.  False: it is refused, because the program
+ * has changed it.
+ */
 static bool submit_held(struct ta_operation *operation, _Atomic uint32_t *ended)
 {
 	struct ta_context *context = operation->context;

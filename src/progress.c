@@ -2,15 +2,18 @@
 /*
  * Assistants: threads that drive a context when something is owed there and no caller is inside.
  *
- * Owed is an epoch that a sync waits for, or a trial that has not ended: the program may only watch an eventfd and never call us.  A context asks
- * for an assistant when it has none (ta_assist_want, under its lock); the assistant takes the driver's role unless a caller has it, and goes when
- * nothing is owed any more.  A caller takes the role back without asking.  The assistant then looks again every millisecond whether the caller
- * is still there, instead of waking for each event beside it.
+ * Owed is an epoch that a sync waits for, or a trial that has not ended: the program may only watch
+ * an eventfd and never call us.  A context asks for an assistant when it has none (ta_assist_want,
+ * under its lock); the assistant takes the driver's role unless a caller has it, and goes when
+ * nothing is owed any more.  A caller takes the role back without asking.  The assistant then looks
+ * again every millisecond whether the caller is still there, instead of waking for each event
+ * beside it.
  *
- * In a pass-through context the events belong to the program, and nothing tells when one more has come; the assistant scans, at intervals that grow
- * with how long it has been waiting.
+ * In a pass-through context the events belong to the program, and nothing tells when one more has
+ * come; the assistant scans, at intervals that grow with how long it has been waiting.
  *
- * offload_lock guards the queue of contexts and the count of threads.  An assistant without work goes after a second.
+ * offload_lock guards the queue of contexts and the count of threads.  An assistant without work
+ * goes after a second.
  */
 #include "internal.h"
 
@@ -115,7 +118,10 @@ static bool assist_passthrough(struct ta_context *context, int64_t since_ns)
 	return true;
 }
 
-/* A destroyer drives a mediated context itself; in a pass-through one it waits for what is held there, and that needs scanning. */
+/*
+ * A destroyer drives a mediated context itself; in a pass-through one it waits for what is held
+ * there, and that needs scanning.
+ */
 static bool is_wanted(const struct ta_context *context)
 {
 	if (context->dying && context->mode == TA_CONTEXT_MEDIATED)
@@ -132,8 +138,9 @@ static void assist(struct ta_context *context)
 
 	ta_lock(&context->lock);
 	while (more && is_wanted(context))
-		more = context->mode == TA_CONTEXT_PASSTHROUGH ? assist_passthrough(context, since_ns)
-							       : assist_mediated(context, &self);
+		more = context->mode == TA_CONTEXT_PASSTHROUGH
+			       ? assist_passthrough(context, since_ns)
+			       : assist_mediated(context, &self);
 	context->assisted = false;
 	ta_driver_leave(context, &self, &work);
 	ta_unlock(&context->lock);
@@ -159,7 +166,8 @@ static void *assistant(void *argument)
 		ta_lock(&process->offload_lock);
 		process->parked_assistants++;
 		ta_unlock(&process->offload_lock);
-		timed_out = ta_futex_wait(&process->assist_word, seen, ta_now_ns() + IDLE_NS) == -ETIMEDOUT;
+		timed_out = ta_futex_wait(&process->assist_word, seen, ta_now_ns() + IDLE_NS) ==
+			    -ETIMEDOUT;
 		ta_lock(&process->offload_lock);
 		process->parked_assistants--;
 		if (timed_out && !process->assist_head) {
@@ -184,8 +192,8 @@ static void give_up(struct ta_process *process)
 }
 
 /*
- * Sees to it that the contexts in the queue get their assistants, one each: an assistant that drives one context cannot look at another.  No lock
- * is held.
+ * Sees to it that the contexts in the queue get their assistants, one each: an assistant that
+ * drives one context cannot look at another.  No lock is held.
  */
 void ta_assist_start(void)
 {
@@ -193,7 +201,9 @@ void ta_assist_start(void)
 	uint32_t missing;
 
 	ta_lock(&process->offload_lock);
-	missing = process->assist_count > process->parked_assistants ? process->assist_count - process->parked_assistants : 0;
+	missing = process->assist_count > process->parked_assistants
+			  ? process->assist_count - process->parked_assistants
+			  : 0;
 	ta_unlock(&process->offload_lock);
 	atomic_fetch_add(&process->assist_word, 1);
 	ta_futex_wake(&process->assist_word, INT32_MAX);

@@ -2,18 +2,21 @@
 /*
  * Reaping: the kernel's ring and our own completions become the program's events.
  *
- * A request that has ended is either still an event in the kernel's ring or already in the context's ready list.  Whoever holds the context's
- * lock may *drain* the ring into the list (or straight into a program's array, if nothing must be looked at first).  So a caller that finds
+ * A request that has ended is either still an event in the kernel's ring or already in the
+ * context's ready list.  Whoever holds the context's lock may *drain* the ring into the list (or
+ * straight into a program's array, if nothing must be looked at first).  So a caller that finds
  * enough returns without a system call: one lock, one acquire of tail, one release of head.
  *
- * Sleeping.  One waiter of the context is the driver: it sleeps in the kernel until the ring is not empty, for *one* event whatever it wants,
- * because an event may be the last that a held fsync waits for, and its own wish may be that fsync.  It drains, wakes who is satisfied, and sleeps
- * again.  All others sleep on a word of their own.  A completion that does not come from the kernel wakes the driver by an event posted into the
- * ring; being an event it cannot be lost between the driver's last look and its sleep.  If another thread drains that event first, it settles
- * in ta_wake_satisfied whether the driver must still be woken, and posts again.
+ * Sleeping.  One waiter of the context is the driver: it sleeps in the kernel until the ring is not
+ * empty, for *one* event whatever it wants, because an event may be the last that a held fsync
+ * waits for, and its own wish may be that fsync.  It drains, wakes who is satisfied, and sleeps
+ * again.  All others sleep on a word of their own.  A completion that does not come from the kernel
+ * wakes the driver by an event posted into the ring; being an event it cannot be lost between the
+ * driver's last look and its sleep.  If another thread drains that event first, it settles in
+ * ta_wake_satisfied whether the driver must still be woken, and posts again.
  *
- * As in the kernel, a waiter for k events takes what is there when it comes, then leaves later ones for others until the rest of its k are
- * there together; at its timeout it takes what there is.
+ * As in the kernel, a waiter for k events takes what is there when it comes, then leaves later ones
+ * for others until the rest of its k are there together; at its timeout it takes what there is.
  */
 #include "internal.h"
 
@@ -23,8 +26,9 @@
 #include <sys/eventfd.h>
 
 /*
- * A posted wake-up needs a place in the ring.  Where the program's requests may have taken all that the kernel keeps free (it parks free places
- * per CPU, up to half of the ring), a driver that waits for our own completions looks for itself after this long.
+ * A posted wake-up needs a place in the ring.  Where the program's requests may have taken all that
+ * the kernel keeps free (it parks free places per CPU, up to half of the ring), a driver that waits
+ * for our own completions looks for itself after this long.
  */
 #define UNPOSTABLE_SLICE_NS 2000000LL
 
@@ -108,8 +112,8 @@ static inline long take_from_ring(struct ta_context *context, struct io_event *e
 }
 
 /*
- * Takes up to nr ended requests.  Returns how many, or -EFAULT with nothing consumed if their events cannot be written.  Only as much of the
- * array is looked at as there is to write.
+ * Takes up to nr ended requests.  Returns how many, or -EFAULT with nothing consumed if their
+ * events cannot be written.  Only as much of the array is looked at as there is to write.
  */
 static long take(struct ta_context *context, struct io_event *events, long nr, struct ta_work *work)
 {
@@ -124,7 +128,8 @@ static long take(struct ta_context *context, struct io_event *events, long nr, s
 		/* The count may include events of the library's own, which need no room. */
 		ta_drain(context, work);
 		available = (long)context->ready_count < nr ? (long)context->ready_count : nr;
-		if (available > 0 && !ta_memory_probe(events, (size_t)available * sizeof(*events), true))
+		if (available > 0 &&
+		    !ta_memory_probe(events, (size_t)available * sizeof(*events), true))
 			return -EFAULT;
 	}
 	if (ta_unlikely(context->ready_head != NULL))
@@ -140,7 +145,7 @@ static long take(struct ta_context *context, struct io_event *events, long nr, s
 	return taken;
 }
 
-/* ---- waiters ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- waiters --------------------------------------------------------------------------------- */
 
 /* The lock is held: what the waiter sleeps on is there as long as it is linked. */
 void ta_waiter_wake(struct ta_waiter *waiter)
@@ -155,7 +160,10 @@ void ta_waiter_wake(struct ta_waiter *waiter)
 		ta_futex_wake(&waiter->word, 1);
 }
 
-/* Wakes every waiter that the ready list can satisfy by now.  The lock is held; a posted wake-up is left to work. */
+/*
+ * Wakes every waiter that the ready list can satisfy by now.  The lock is held; a posted wake-up is
+ * left to work.
+ */
 void ta_wake_satisfied(struct ta_context *context, struct ta_work *work)
 {
 	bool post = context->dying;
@@ -198,7 +206,10 @@ static void unlink_waiter(struct ta_context *context, struct ta_waiter *waiter)
 		context->waiters_tail = waiter->previous;
 }
 
-/* The thread stops waiting: if that leaves nobody to drive, the oldest waiter must, or an assistant if something is owed. */
+/*
+ * The thread stops waiting: if that leaves nobody to drive, the oldest waiter must, or an assistant
+ * if something is owed.
+ */
 void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct ta_work *work)
 {
 	if (context->driver == self) {
@@ -220,23 +231,25 @@ static bool may_be_unpostable(const struct ta_context *context)
 }
 
 /*
- * Must the driver, asleep without a limit, be woken to sleep with one?  Asked while there is still room to post.  True: the caller posts.  The lock
- * is held.
+ * Must the driver, asleep without a limit, be woken to sleep with one?  Asked while there is still
+ * room to post.  True: the caller posts.  The lock is held.
  */
 bool ta_driver_must_look(struct ta_context *context)
 {
-	if (!context->driver_asleep || context->driver_sliced || context->wake_posted || !may_be_unpostable(context))
+	if (!context->driver_asleep || context->driver_sliced || context->wake_posted ||
+	    !may_be_unpostable(context))
 		return false;
 	context->wake_posted = true;
 	return true;
 }
 
 /*
- * As the driver: sleeps until the ring has an event.  The lock is held, and let go meanwhile.  Returns false when the deadline has passed or
- * *error is set (-EINTR, or -EINVAL if the context is gone).
+ * As the driver: sleeps until the ring has an event.  The lock is held, and let go meanwhile.
+ * Returns false when the deadline has passed or *error is set (-EINTR, or -EINVAL if the context is
+ * gone).
  */
-bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns, const sigset_t *mask,
-		   int *error)
+bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns,
+		   const sigset_t *mask, int *error)
 {
 	int64_t until_ns = deadline_ns;
 	int result;
@@ -262,11 +275,11 @@ bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t d
 }
 
 /*
- * As any other waiter: sleeps until woken.  The lock is held, and let go meanwhile.  0, -ETIMEDOUT, -EINTR, or -EAGAIN where a mask needs an
- * eventfd and there is none to be had.
+ * As any other waiter: sleeps until woken.  The lock is held, and let go meanwhile.  0, -ETIMEDOUT,
+ * -EINTR, or -EAGAIN where a mask needs an eventfd and there is none to be had.
  */
-static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *self, int64_t deadline_ns,
-			       const sigset_t *mask)
+static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *self,
+			       int64_t deadline_ns, const sigset_t *mask)
 {
 	int result;
 
@@ -304,7 +317,10 @@ static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *sel
 	return result;
 }
 
-/* Becomes the driver if nobody is, or only an assistant: it stays asleep in the kernel and finds out when it wakes. */
+/*
+ * Becomes the driver if nobody is, or only an assistant: it stays asleep in the kernel and finds
+ * out when it wakes.
+ */
 static bool become_driver(struct ta_context *context, struct ta_waiter *self)
 {
 	if (context->driver && context->driver != self && !context->driver_is_assistant)
@@ -322,12 +338,13 @@ struct waiting {
 	struct ta_waiter self;
 	int64_t deadline_ns;
 	long taken;
-	int error;   /* ends the wait; reported if nothing was taken */
+	int error; /* ends the wait; reported if nothing was taken */
 	bool is_over; /* deadline or signal: take what there is */
 };
 
 /* One look at what is there.  True: the wait has ended. */
-static bool look(struct ta_context *context, struct waiting *waiting, bool drives, struct ta_work *work)
+static bool look(struct ta_context *context, struct waiting *waiting, bool drives,
+		 struct ta_work *work)
 {
 	const struct ta_wait *wait = waiting->wait;
 	long result;
@@ -343,7 +360,8 @@ static bool look(struct ta_context *context, struct waiting *waiting, bool drive
 	if (context->ready_count >= waiting->self.want || waiting->is_over) {
 		if (wait->peek)
 			return true;
-		result = take(context, wait->events + waiting->taken, wait->nr - waiting->taken, work);
+		result = take(context, wait->events + waiting->taken, wait->nr - waiting->taken,
+			      work);
 		if (result < 0) {
 			waiting->error = (int)result;
 			return true;
@@ -422,11 +440,15 @@ static TA_COLD int begin_to_wait(struct ta_context *context, const struct ta_wai
 	int result;
 
 	if (ta_thread.calls > 0) {
-		/* A handler that interrupted another wait of this thread, which may be the one that drives. */
+		/*
+		 * A handler that interrupted another wait of this thread, which may be the one that
+		 * drives.
+		 */
 		ta_unlock(&context->lock);
 		return taken > 0 ? (int)taken : -EINTR;
 	}
-	if (wait->timeout_ns >= 0 && __builtin_add_overflow(waiting.deadline_ns, wait->timeout_ns, &waiting.deadline_ns))
+	if (wait->timeout_ns >= 0 &&
+	    __builtin_add_overflow(waiting.deadline_ns, wait->timeout_ns, &waiting.deadline_ns))
 		waiting.deadline_ns = TA_NO_DEADLINE;
 	ta_thread.calls++;
 	result = wait_for_events(context, &waiting);
@@ -434,7 +456,10 @@ static TA_COLD int begin_to_wait(struct ta_context *context, const struct ta_wai
 	return result;
 }
 
-/* io_getevents(3), io_pgetevents, and io_queue_wait (peek).  The arguments are checked; only the handle is not. */
+/*
+ * io_getevents(3), io_pgetevents, and io_queue_wait (peek).  The arguments are checked; only the
+ * handle is not.
+ */
 int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wait *wait)
 {
 	struct ta_context *context = ta_context_lock(process, handle);
@@ -447,12 +472,13 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 	kernel_handle = context->kernel_handle;
 	if (ta_unlikely(context->mode == TA_CONTEXT_PASSTHROUGH)) {
 		ta_unlock(&context->lock);
-		return ta_kaio_getevents(kernel_handle, wait->min_nr, wait->nr, wait->events, wait->timeout,
-					 wait->mask);
+		return ta_kaio_getevents(kernel_handle, wait->min_nr, wait->nr, wait->events,
+					 wait->timeout, wait->mask);
 	}
 	taken = wait->peek ? 0 : take(context, wait->events, wait->nr, &work);
 	if (taken >= 0 && taken < wait->min_nr && wait->timeout_ns != 0) {
-		if (ta_unlikely(work.tried || work.issue || work.wake_driver || work.want_assistant)) {
+		if (ta_unlikely(work.tried || work.issue || work.wake_driver ||
+				work.want_assistant)) {
 			context->inside++;
 			ta_unlock(&context->lock);
 			ta_work_finish(context, &work);
@@ -463,8 +489,8 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 	}
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
-	if (ta_unlikely(wait->mask != NULL) && ta_kaio_poll_signals(kernel_handle, wait->mask) == -EINTR &&
-	    taken == 0)
+	if (ta_unlikely(wait->mask != NULL) &&
+	    ta_kaio_poll_signals(kernel_handle, wait->mask) == -EINTR && taken == 0)
 		return -EINTR;
 	return (int)taken;
 }

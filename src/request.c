@@ -2,14 +2,17 @@
 /*
  * Submission, completion and cancellation in mediated contexts.
  *
- * io_submit goes in steps.  *Gather*, under the context's lock: copy each iocb into a slot, decide who does it, let it join its descriptor's
- * epoch.  *Prepare*, without the lock: what the library carries out itself is checked and its file captured, so that a bad one cuts the batch
- * where the kernel would.  One io_submit system call for the kernel's part.  *Settle*: what stands after a refused element goes back, what was
- * accepted of ours starts.  Most batches are the kernel's alone and end with the system call: their budget is one lock and unlock, and no
- * system call but that one.
+ * io_submit goes in steps.  *Gather*, under the context's lock: copy each iocb into a slot, decide
+ * who does it, let it join its descriptor's epoch.  *Prepare*, without the lock: what the library
+ * carries out itself is checked and its file captured, so that a bad one cuts the batch where the
+ * kernel would.  One io_submit system call for the kernel's part.  *Settle*: what stands after a
+ * refused element goes back, what was accepted of ours starts.  Most batches are the kernel's alone
+ * and end with the system call: their budget is one lock and unlock, and no system call but that
+ * one.
  *
- * A slot belongs to the submitting thread until the system call; from then on the kernel, or whoever drains its event, has it.  A batch that
- * was accepted whole is not touched again, since its slots may be in new hands by the time the system call returns.
+ * A slot belongs to the submitting thread until the system call; from then on the kernel, or
+ * whoever drains its event, has it.  A batch that was accepted whole is not touched again, since
+ * its slots may be in new hands by the time the system call returns.
  */
 #include "internal.h"
 
@@ -20,7 +23,10 @@
 #define RWF_NOWAIT 0x00000008
 #endif
 
-/* Elements handled at a time: what their pointers take on the caller's stack (4 KiB) bounds it.  Larger batches go in several steps. */
+/*
+ * Elements handled at a time: what their pointers take on the caller's stack (4 KiB) bounds it.
+ * Larger batches go in several steps.
+ */
 #define BATCH_MAX 256
 /* HIPRI, DSYNC, SYNC, APPEND: of aio_rw_flags, those that leave the way of a request to us. */
 #define ROUTABLE_FLAGS 0x17u
@@ -28,7 +34,10 @@
 #define TRANSFER_MAX 0x7ffff000L
 /* Reads outstanding at which the block layer may make even a trial wait for a free tag. */
 #define TRIALS_UNTIL 128
-/* After a miss so many reads of the descriptor go to the offloader untried, doubling up to the second figure. */
+/*
+ * After a miss so many reads of the descriptor go to the offloader untried, doubling up to the
+ * second figure.
+ */
 #define TRIAL_BACKOFF_FIRST 1
 #define TRIAL_BACKOFF_MAX 31
 
@@ -36,15 +45,15 @@ struct batch {
 	struct ta_process *process;
 	struct ta_context *context;
 	struct iocb **iocbs;
-	long count;	 /* elements gathered */
+	long count; /* elements gathered */
 	uint64_t number; /* of the batch in its context */
-	bool mixed;	/* not the kernel's alone */
-	bool trials;	/* some reads may miss */
-	int error;	/* why gathering ended early */
+	bool mixed; /* not the kernel's alone */
+	bool trials; /* some reads may miss */
+	int error; /* why gathering ended early */
 	struct ta_slot *slots[BATCH_MAX]; /* NULL: a NOOP */
 };
 
-/* ---- gather ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- gather ---------------------------------------------------------------------------------- */
 
 static bool is_read(const struct iocb *iocb)
 {
@@ -62,7 +71,8 @@ static long bytes_asked(const struct iocb *iocb)
 	if (iocb->aio_lio_opcode == IO_CMD_PREAD)
 		return iocb->u.c.nbytes > TRANSFER_MAX ? TRANSFER_MAX : (long)iocb->u.c.nbytes;
 	for (i = 0; i < count && count <= TA_VECTOR_MAX; i++) {
-		if (!ta_copy_in(&vector, &iocb->u.v.vec[i], sizeof(vector)) || (long)vector.iov_len < 0)
+		if (!ta_copy_in(&vector, &iocb->u.v.vec[i], sizeof(vector)) ||
+		    (long)vector.iov_len < 0)
 			return -1;
 		bytes += vector.iov_len;
 	}
@@ -72,7 +82,10 @@ static long bytes_asked(const struct iocb *iocb)
 static void start_trial(struct batch *batch, struct ta_slot *slot)
 {
 	if (slot->iocb.u.c.flags & IOCB_FLAG_RESFD) {
-		/* The kernel would signal a miss, too: the signal is ours to give.  A bad eventfd is left for the kernel to refuse. */
+		/*
+		 * The kernel would signal a miss, too: the signal is ours to give.  A bad eventfd
+		 * is left for the kernel to refuse.
+		 */
 		if (ta_kaio_check(batch->context->kernel_handle, &slot->iocb) < 0)
 			return;
 		slot->iocb.u.c.flags &= ~IOCB_FLAG_RESFD;
@@ -92,13 +105,21 @@ static bool trial_is_worth_it(struct batch *batch, struct ta_descriptor *descrip
 		descriptor->trial_pause--;
 		return false;
 	}
-	return atomic_load_explicit(&batch->process->reads_offloaded, memory_order_relaxed) < TRIALS_UNTIL;
+	return atomic_load_explicit(&batch->process->reads_offloaded, memory_order_relaxed) <
+	       TRIALS_UNTIL;
 }
 
-/* Reads and writes of descriptors for which the kernel's own way is not the whole answer.  Decides where the request goes. */
-static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot, struct ta_descriptor *descriptor)
+/*
+ * Reads and writes of descriptors for which the kernel's own way is not the whole answer.  Decides
+ * where the request goes.
+ */
+static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot,
+				   struct ta_descriptor *descriptor)
 {
-	/* A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we do not know. */
+	/*
+	 * A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we
+	 * do not know.
+	 */
 	bool plain = (slot->iocb.aio_rw_flags & ~ROUTABLE_FLAGS) == 0;
 
 	if (!plain || !ta_offload_possible())
@@ -130,7 +151,10 @@ static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot, st
 	batch->mixed = true;
 }
 
-/* An fsync: later elements of this batch must not be counted as earlier ones, so what is open now is sealed. */
+/*
+ * An fsync: later elements of this batch must not be counted as earlier ones, so what is open now
+ * is sealed.
+ */
 static TA_COLD void gather_sync(struct batch *batch, struct ta_slot *slot)
 {
 	struct ta_context *context = batch->context;
@@ -138,7 +162,8 @@ static TA_COLD void gather_sync(struct batch *batch, struct ta_slot *slot)
 	unsigned i;
 
 	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++) {
-		for (descriptor = context->descriptors[i]; descriptor; descriptor = descriptor->next) {
+		for (descriptor = context->descriptors[i]; descriptor;
+		     descriptor = descriptor->next) {
 			struct ta_epoch *open = descriptor->open;
 
 			if (!open || open->in_flight == 0)
@@ -152,7 +177,9 @@ static TA_COLD void gather_sync(struct batch *batch, struct ta_slot *slot)
 	batch->mixed = true;
 }
 
-/* Joins the open epoch of the slot's descriptor and learns what the descriptor is.  0 or -EAGAIN. */
+/*
+ * Joins the open epoch of the slot's descriptor and learns what the descriptor is.  0 or -EAGAIN.
+ */
 static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t *tick_ns)
 {
 	struct ta_context *context = batch->context;
@@ -172,7 +199,8 @@ static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t 
 	slot->epoch->in_flight++;
 	if (ta_unlikely(descriptor->file_class != TA_FILE_KERNEL))
 		route_transfer(batch, slot, descriptor);
-	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) && descriptor->checked_at != batch->number) {
+	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) &&
+	    descriptor->checked_at != batch->number) {
 		descriptor->checked_at = batch->number;
 		if (ta_unlikely(ta_file_has_changed(descriptor, is_read(&slot->iocb))))
 			route_transfer(batch, slot, descriptor);
@@ -239,14 +267,19 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 		gather_sync(batch, slot);
 		break;
 	default:
-		/* POLL is not waited for by an fsync; an unknown opcode is the kernel's to refuse. */
+		/*
+		 * POLL is not waited for by an fsync; an unknown opcode is the kernel's to refuse.
+		 */
 		break;
 	}
 	if (ta_unlikely(result < 0)) {
 		ta_slot_free(context, slot);
 		return result;
 	}
-	/* As the kernel does.  The slot keeps the old value until the kernel accepts it, for elements that are given back. */
+	/*
+	 * As the kernel does.  The slot keeps the old value until the kernel accepts it, for
+	 * elements that are given back.
+	 */
 	store_key(iocb, 0);
 	batch->slots[batch->count++] = slot;
 	return 0;
@@ -263,7 +296,8 @@ static void gather(struct batch *batch, long nr)
 	bool array_is_readable = ta_memory_probe(iocbs, (size_t)nr * sizeof(*iocbs), false);
 
 	for (i = 0; i < nr && batch->error == 0; i++) {
-		if (ta_unlikely(!array_is_readable && !ta_memory_probe(&iocbs[i], sizeof(*iocbs), false))) {
+		if (ta_unlikely(!array_is_readable &&
+				!ta_memory_probe(&iocbs[i], sizeof(*iocbs), false))) {
 			batch->error = -EFAULT;
 			return;
 		}
@@ -272,9 +306,12 @@ static void gather(struct batch *batch, long nr)
 	}
 }
 
-/* ---- settle ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- settle ---------------------------------------------------------------------------------- */
 
-/* Elements from `from` on were not accepted: as if they had never been.  The context's lock is held. */
+/*
+ * Elements from `from` on were not accepted: as if they had never been.  The context's lock is
+ * held.
+ */
 static void give_back(struct batch *batch, long from, struct ta_work *work)
 {
 	struct ta_context *context = batch->context;
@@ -317,7 +354,10 @@ static void collect_tried(struct batch *batch, struct ta_work *work)
 	}
 }
 
-/* A trial that has not ended inside the system call (its file is not what it was taken for) is followed by whoever drains it. */
+/*
+ * A trial that has not ended inside the system call (its file is not what it was taken for) is
+ * followed by whoever drains it.
+ */
 static void disown_trials(struct batch *batch, long accepted)
 {
 	long i;
@@ -325,13 +365,19 @@ static void disown_trials(struct batch *batch, long accepted)
 	for (i = 0; i < accepted; i++) {
 		struct ta_slot *slot = batch->slots[i];
 
-		/* A slot in new hands has another submitter: the address of a batch is its own while its io_submit runs. */
+		/*
+		 * A slot in new hands has another submitter: the address of a batch is its own
+		 * while its io_submit runs.
+		 */
 		if (slot && slot->submitter == batch)
 			slot->submitter = NULL;
 	}
 }
 
-/* The cache may have missed: the trials of this batch have ended inside the system call, so their events are there. */
+/*
+ * The cache may have missed: the trials of this batch have ended inside the system call, so their
+ * events are there.
+ */
 static void settle_trials(struct batch *batch, long accepted)
 {
 	struct ta_context *context = batch->context;
@@ -366,8 +412,9 @@ static void settle_refused(struct batch *batch, long from)
 }
 
 /*
- * Hands slots to the kernel.  A trial that is refused because its file cannot say "would block" after all (the number was reused) goes on
- * without.  Returns how many were accepted, or the first one's error if none was.
+ * Hands slots to the kernel.  A trial that is refused because its file cannot say "would block"
+ * after all (the number was reused) goes on without.  Returns how many were accepted, or the first
+ * one's error if none was.
  */
 static long submit_to_kernel(struct ta_context *context, struct ta_slot **slots, long count)
 {
@@ -397,7 +444,7 @@ static long submit_to_kernel(struct ta_context *context, struct ta_slot **slots,
 	return accepted;
 }
 
-/* ---- batches that are not the kernel's alone ------------------------------------------------------------------------------------------ */
+/* ---- batches that are not the kernel's alone ------------------------------------------------- */
 
 struct mixed {
 	struct batch *batch;
@@ -413,7 +460,10 @@ static bool is_sync(const struct iocb *iocb)
 	return iocb->aio_lio_opcode == IO_CMD_FSYNC || iocb->aio_lio_opcode == IO_CMD_FDSYNC;
 }
 
-/* Checks and captures one element of ours.  It may turn out to be the kernel's: then *operation is NULL. */
+/*
+ * Checks and captures one element of ours.  It may turn out to be the kernel's: then *operation is
+ * NULL.
+ */
 static int prepare_one(struct batch *batch, struct ta_slot *slot, struct ta_operation **operation)
 {
 	*operation = NULL;
@@ -424,7 +474,9 @@ static int prepare_one(struct batch *batch, struct ta_slot *slot, struct ta_oper
 	return ta_operation_prepare(batch->context, slot, operation);
 }
 
-/* Returns the number of elements that may go on; batch->error says why it is fewer than there were. */
+/*
+ * Returns the number of elements that may go on; batch->error says why it is fewer than there were.
+ */
 static long prepare(struct mixed *mixed)
 {
 	struct batch *batch = mixed->batch;
@@ -498,7 +550,7 @@ static TA_COLD long submit_mixed(struct batch *batch)
 	return accepted;
 }
 
-/* ---- io_submit ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- io_submit ------------------------------------------------------------------------------- */
 
 /* A batch that the kernel does not take whole, or that holds more than it can do alone. */
 static TA_COLD long submit_slowly(struct batch *batch)
@@ -522,7 +574,10 @@ static TA_COLD long submit_slowly(struct batch *batch)
 	return accepted;
 }
 
-/* Up to BATCH_MAX elements.  Returns how many were accepted; batch->error says why not all, if it is known. */
+/*
+ * Up to BATCH_MAX elements.  Returns how many were accepted; batch->error says why not all, if it
+ * is known.
+ */
 static long submit_batch(struct batch *batch, long nr)
 {
 	long result;
@@ -538,7 +593,10 @@ static long submit_batch(struct batch *batch, long nr)
 		ta_context_leave(batch->context);
 	}
 	if (ta_unlikely(batch->mixed || batch->trials)) {
-		/* Its requests may all end, and the context be destroyed, before this thread is through. */
+		/*
+		 * Its requests may all end, and the context be destroyed, before this thread is
+		 * through.
+		 */
 		batch->context->inside++;
 		ta_unlock(&batch->context->lock);
 		result = submit_slowly(batch);
@@ -550,7 +608,8 @@ static long submit_batch(struct batch *batch, long nr)
 	ta_unlock(&batch->context->lock);
 	if (batch->count == 0)
 		return 0;
-	result = ta_kaio_submit(batch->context->kernel_handle, batch->count, (struct iocb **)(void *)batch->slots);
+	result = ta_kaio_submit(batch->context->kernel_handle, batch->count,
+				(struct iocb **)(void *)batch->slots);
 	if (ta_likely(result == batch->count))
 		return result;
 	batch->error = result < 0 ? (int)result : 0;
@@ -595,11 +654,11 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 	return (int)total;
 }
 
-/* ---- completion ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- completion ------------------------------------------------------------------------------ */
 
 /*
- * The one upward call of the offloader: an operation has ended, its file is released.  Makes the event visible, then signals the program's
- * eventfd.
+ * The one upward call of the offloader: an operation has ended, its file is released.  Makes the
+ * event visible, then signals the program's eventfd.
  */
 void ta_complete(struct ta_operation *operation, long result)
 {
@@ -627,17 +686,20 @@ void ta_complete(struct ta_operation *operation, long result)
 }
 
 /*
- * A trial that ended in the kernel: true if its slot can have its event at once.  Otherwise what is left to do looks at the descriptor, the eventfd
- * and the vector, which are the program's again as soon as io_submit returns: so it is left to the submitter while that is inside, whoever has come
+ * A trial that ended in the kernel: true if its slot can have its event at once.  Otherwise what is
+ * left to do looks at the descriptor, the eventfd and the vector, which are the program's again as
+ * soon as io_submit returns: so it is left to the submitter while that is inside, whoever has come
  * across the event.  The context's lock is held.
  */
-bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work)
+bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result,
+		    struct ta_work *work)
 {
 	struct ta_slot **list = slot->submitter ? &context->tried : &work->tried;
 
 	slot->iocb.aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
 	slot->flags &= (uint8_t)~TA_SLOT_TRIAL;
-	if (!(slot->flags & TA_SLOT_SIGNAL) && result != -EAGAIN && (result < 0 || result >= slot->asked)) {
+	if (!(slot->flags & TA_SLOT_SIGNAL) && result != -EAGAIN &&
+	    (result < 0 || result >= slot->asked)) {
 		slot->epoch->descriptor->trial_backoff = 0;
 		return true;
 	}
@@ -694,8 +756,9 @@ static bool trial_was_a_hit(const struct ta_slot *slot)
 }
 
 /*
- * The cache could not serve all of a read.  Its rest goes to the offloader; what was read already counts.  Where no operation is to be had, the
- * read ends with what there is, or the kernel does it as it always did.
+ * The cache could not serve all of a read.  Its rest goes to the offloader; what was read already
+ * counts.  Where no operation is to be had, the read ends with what there is, or the kernel does it
+ * as it always did.
  */
 static void follow_miss(struct ta_context *context, struct ta_slot *slot)
 {
@@ -738,7 +801,10 @@ static struct ta_slot *in_order(struct ta_slot *newest_first)
 	return oldest_first;
 }
 
-/* Does what a step under the context's lock has left to do.  The context may be destroyed by the time this returns. */
+/*
+ * Does what a step under the context's lock has left to do.  The context may be destroyed by the
+ * time this returns.
+ */
 void ta_work_finish(struct ta_context *context, struct ta_work *work)
 {
 	struct ta_slot *slot;
@@ -746,7 +812,10 @@ void ta_work_finish(struct ta_context *context, struct ta_work *work)
 	if (ta_likely(!work->tried && !work->issue && !work->wake_driver && !work->want_assistant))
 		return;
 	if (work->wake_driver && ta_kaio_post(context->kernel_handle, -1) < 0) {
-		/* No place in the ring: the driver looks for itself before long (see ta_driver_must_look). */
+		/*
+		 * No place in the ring: the driver looks for itself before long (see
+		 * ta_driver_must_look).
+		 */
 		ta_lock(&context->lock);
 		context->wake_posted = false;
 		ta_unlock(&context->lock);
@@ -766,7 +835,7 @@ void ta_work_finish(struct ta_context *context, struct ta_work *work)
 	}
 }
 
-/* ---- cancellation ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- cancellation ---------------------------------------------------------------------------- */
 
 static struct ta_slot *oldest_request(struct ta_context *context, const struct iocb *object)
 {
@@ -776,7 +845,8 @@ static struct ta_slot *oldest_request(struct ta_context *context, const struct i
 	for (i = 0; i < context->slot_count; i++) {
 		struct ta_slot *slot = &context->slots[i];
 
-		if (slot->state == TA_SLOT_FREE || slot->state == TA_SLOT_READY || slot->object != object)
+		if (slot->state == TA_SLOT_FREE || slot->state == TA_SLOT_READY ||
+		    slot->object != object)
 			continue;
 		if (!oldest || slot->sequence < oldest->sequence)
 			oldest = slot;
@@ -793,7 +863,10 @@ static int cancel_in_kernel(unsigned long handle, struct ta_slot *slot)
 	return result == -EINPROGRESS ? -EINPROGRESS : -EAGAIN;
 }
 
-/* io_cancel(3): -EINPROGRESS if its event will say -ECANCELED, -EAGAIN if it is past cancelling, -EINVAL if nothing is known of it. */
+/*
+ * io_cancel(3): -EINPROGRESS if its event will say -ECANCELED, -EAGAIN if it is past cancelling,
+ * -EINVAL if nothing is known of it.
+ */
 int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb)
 {
 	struct ta_context *context;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The completion ring that the kernel maps into the process for each AIO context, and reaping from it without a system call.
+ * The completion ring that the kernel maps into the process for each AIO context, and reaping from
+ * it without a system call.
  *
- * The kernel writes an event, then tail; the consumer reads tail, the events, then writes head.  The kernel takes the consumer's word
- * for head: slots before it are free again at once.  There may be one consumer at a time; ours holds the context's lock.
- * Together with kaio.c this is the only place that touches head and tail.
+ * The kernel writes an event, then tail; the consumer reads tail, the events, then writes head.
+ * The kernel takes the consumer's word for head: slots before it are free again at once.  There may
+ * be one consumer at a time; ours holds the context's lock. Together with kaio.c this is the only
+ * place that touches head and tail.
  */
 #ifndef TA_RING_H
 #define TA_RING_H
@@ -34,7 +36,10 @@ _Static_assert(offsetof(struct ta_ring, head) == 8, "the kernel's struct aio_rin
 _Static_assert(offsetof(struct ta_ring, tail) == 12, "the kernel's struct aio_ring");
 _Static_assert(offsetof(struct ta_ring, events) == 32, "the kernel's struct aio_ring");
 
-/* A stretch of the ring that one consumer walks; head moves locally and is published by ta_ring_publish. */
+/*
+ * A stretch of the ring that one consumer walks; head moves locally and is published by
+ * ta_ring_publish.
+ */
 struct ta_ring_reader {
 	uint32_t head;
 	uint32_t tail;
@@ -46,7 +51,10 @@ static inline struct ta_ring_reader ta_ring_open(struct ta_ring *ring)
 	return (struct ta_ring_reader){
 		/* relaxed: only consumers under the context's lock write head. */
 		.head = atomic_load_explicit(&ring->head, memory_order_relaxed),
-		/* acquire: pairs with the kernel's barrier between storing an event and storing tail. */
+		/*
+		 * acquire: pairs with the kernel's barrier between storing an event and storing
+		 * tail.
+		 */
 		.tail = atomic_load_explicit(&ring->tail, memory_order_acquire),
 	};
 }
@@ -66,7 +74,8 @@ static inline uint32_t ta_ring_available(struct ta_ring *ring)
 					  : reader.tail + ring->event_count - reader.head;
 }
 
-static inline const struct io_event *ta_ring_next(struct ta_ring *ring, struct ta_ring_reader *reader)
+static inline const struct io_event *ta_ring_next(struct ta_ring *ring,
+						  struct ta_ring_reader *reader)
 {
 	const struct io_event *event;
 
@@ -80,7 +89,9 @@ static inline const struct io_event *ta_ring_next(struct ta_ring *ring, struct t
 
 static inline void ta_ring_publish(struct ta_ring *ring, struct ta_ring_reader reader)
 {
-	/* release: the kernel may overwrite the events from here on, so they must have been read. */
+	/*
+	 * release: the kernel may overwrite the events from here on, so they must have been read.
+	 */
 	atomic_store_explicit(&ring->head, reader.head, memory_order_release);
 }
 

@@ -2,7 +2,8 @@
 /*
  * The process's state, the environment, and the log.
  *
- * The environment is read once, by secure_getenv, and here alone.  The settings survive fork (they are no state); the state does not.
+ * The environment is read once, by secure_getenv, and here alone.  The settings survive fork (they
+ * are no state); the state does not.
  */
 #include "internal.h"
 
@@ -19,15 +20,19 @@ static struct ta_settings settings;
 static _Atomic bool settings_read;
 
 /*
- * Descriptors of ours that a child inherits and must close.  Not wiped by fork: that is their purpose.  Two rings' worth and the wake-ups; a
- * program that closes them behind our back makes us open more, of which the latest count.
+ * Descriptors of ours that a child inherits and must close.  Not wiped by fork: that is their
+ * purpose.  Two rings' worth and the wake-ups; a program that closes them behind our back makes us
+ * open more, of which the latest count.
  */
 #define INHERITED_MAX 8
 static _Atomic int inherited[INHERITED_MAX];
 
 static void read_settings(void)
 {
-	/* acquire/release: pairs with the store below.  Two first threads read the same environment. */
+	/*
+	 * acquire/release: pairs with the store below.  Two first threads read the same
+	 * environment.
+	 */
 	if (atomic_load_explicit(&settings_read, memory_order_acquire))
 		return;
 	settings.engine = secure_getenv("TRUEAIO_ENGINE");
@@ -44,7 +49,10 @@ const struct ta_settings *ta_settings(void)
 	return &settings;
 }
 
-/* One line to the file that TRUEAIO_LOG names; nothing without it.  For decisions, which are rare: it opens the file each time. */
+/*
+ * One line to the file that TRUEAIO_LOG names; nothing without it.  For decisions, which are rare:
+ * it opens the file each time.
+ */
 void ta_log(const char *format, ...)
 {
 	char line[512];
@@ -54,7 +62,8 @@ void ta_log(const char *format, ...)
 
 	if (!ta_settings()->log || !*ta_settings()->log)
 		return;
-	prefix = snprintf(line, sizeof(line), "trueaio[%d]: ", (int)ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0));
+	prefix = snprintf(line, sizeof(line),
+			  "trueaio[%d]: ", (int)ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0));
 	va_start(arguments, format);
 	length = vsnprintf(line + prefix, sizeof(line) - (size_t)prefix - 1, format, arguments);
 	va_end(arguments);
@@ -64,7 +73,8 @@ void ta_log(const char *format, ...)
 	if ((size_t)length > sizeof(line) - 2)
 		length = sizeof(line) - 2;
 	line[length++] = '\n';
-	fd = ta_syscall4(SYS_openat, AT_FDCWD, ta_settings()->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	fd = ta_syscall4(SYS_openat, AT_FDCWD, ta_settings()->log,
+			 O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return;
 	ta_syscall3(SYS_write, fd, line, length);
@@ -104,7 +114,8 @@ static void close_inherited(int fd)
 	if (length <= 0)
 		return;
 	target[length] = '\0';
-	if (strcmp(target, "anon_inode:[eventfd]") == 0 || strcmp(target, "anon_inode:[io_uring]") == 0)
+	if (strcmp(target, "anon_inode:[eventfd]") == 0 ||
+	    strcmp(target, "anon_inode:[io_uring]") == 0)
 		ta_syscall1(SYS_close, fd);
 }
 
@@ -156,7 +167,10 @@ TA_COLD struct ta_process *ta_process_enter_slow(void)
 		atomic_store(&process->ready, 2);
 		return process;
 	}
-	/* Another thread is at it.  It needs microseconds and takes no lock that this thread could hold. */
+	/*
+	 * Another thread is at it.  It needs microseconds and takes no lock that this thread could
+	 * hold.
+	 */
 	while (atomic_load(&process->ready) != 2)
 		sched_yield();
 	return process;

@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * io_fsync as the manual promises it: the file is synchronized after every earlier request on it has ended.
+ * io_fsync as the manual promises it: the file is synchronized after every earlier request on it
+ * has ended.
  *
- * Earlier is what any io_submit of this process accepted before, in whatever context and by whatever descriptor of the same file.  So an fsync
- * looks through all contexts: an epoch with requests in flight is its business if its descriptor number is the fsync's own, refers to the same file
- * now, or refers to nothing any more.  (A number that was closed and reused for another file meanwhile is not recognized: the one documented
- * limit.)  If nothing is found the fsync goes to the kernel with its batch, as ever.  Otherwise it is held: its file is captured, and it is issued
- * when the barrier hands it back.
+ * Earlier is what any io_submit of this process accepted before, in whatever context and by
+ * whatever descriptor of the same file.  So an fsync looks through all contexts: an epoch with
+ * requests in flight is its business if its descriptor number is the fsync's own, refers to the
+ * same file now, or refers to nothing any more.  (A number that was closed and reused for another
+ * file meanwhile is not recognized: the one documented limit.)  If nothing is found the fsync goes
+ * to the kernel with its batch, as ever.  Otherwise it is held: its file is captured, and it is
+ * issued when the barrier hands it back.
  *
- * The walk takes table_lock and one context's lock at a time.  It runs before the batch goes to the kernel, so later elements of the batch are
- * kept apart by the sealing that request.c did when it came to the fsync.
+ * The walk takes table_lock and one context's lock at a time.  It runs before the batch goes to the
+ * kernel, so later elements of the batch are kept apart by the sealing that request.c did when it
+ * came to the fsync.
  */
 #include "internal.h"
 
 #include "custody.h"
 #include "offload.h"
 
-
 struct survey {
 	struct ta_process *process;
 	struct ta_context *own; /* context of the fsync */
-	uint64_t before;	/* its sequence there */
+	uint64_t before; /* its sequence there */
 	int descriptor;
 	struct ta_file_identity identity;
 	struct ta_sync *sync;
@@ -41,12 +44,17 @@ static bool is_same_file(struct survey *survey, int number)
 		return survey->last_matches;
 	survey->last_number = number;
 	survey->last_matches = ta_file_identify(number, &identity) < 0 ||
-			       (identity.device == survey->identity.device && identity.inode == survey->identity.inode);
+			       (identity.device == survey->identity.device &&
+				identity.inode == survey->identity.inode);
 	return survey->last_matches;
 }
 
-/* An epoch of the fsync's own context counts only if it was sealed by then: what is open holds later requests. */
-static bool is_earlier(const struct survey *survey, const struct ta_context *context, struct ta_epoch *epoch)
+/*
+ * An epoch of the fsync's own context counts only if it was sealed by then: what is open holds
+ * later requests.
+ */
+static bool is_earlier(const struct survey *survey, const struct ta_context *context,
+		       struct ta_epoch *epoch)
 {
 	if (epoch->in_flight == 0)
 		return false;
@@ -90,7 +98,8 @@ static void survey_context(struct survey *survey, struct ta_context *context)
 	if (context->tracking)
 		ta_passthrough_scan(context, &work);
 	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++)
-		for (descriptor = context->descriptors[i]; descriptor; descriptor = descriptor->next)
+		for (descriptor = context->descriptors[i]; descriptor;
+		     descriptor = descriptor->next)
 			survey_descriptor(survey, context, descriptor);
 	ta_assist_want(context, &work);
 	survey->want_assistant |= work.want_assistant;
@@ -130,7 +139,10 @@ static int join_as_request(struct ta_context *context, struct ta_slot *slot)
 	if (!descriptor || ta_epoch_open(context, descriptor) < 0) {
 		result = -EAGAIN;
 	} else {
-		/* Sealed at its place in the order: the open epoch holds later requests, which a later fsync of the batch leaves out. */
+		/*
+		 * Sealed at its place in the order: the open epoch holds later requests, which a
+		 * later fsync of the batch leaves out.
+		 */
 		slot->epoch = descriptor->open;
 		slot->epoch->in_flight = 1;
 		slot->epoch->sealed = true;
@@ -150,7 +162,10 @@ bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb
 	if (like.u.c.flags) {
 		int result = ta_kaio_check(context->kernel_handle, &like);
 
-		/* Anything else (no room to ask in, no descriptor to ask with) says nothing of the eventfd. */
+		/*
+		 * Anything else (no room to ask in, no descriptor to ask with) says nothing of the
+		 * eventfd.
+		 */
 		return result != -EBADF && result != -EINVAL;
 	}
 	return true;
@@ -162,7 +177,8 @@ static bool kernel_would_refuse(struct ta_context *context, const struct iocb *i
 {
 	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode))
 		return true;
-	if (iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags || iocb->u.c.__pad3)
+	if (iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags ||
+	    iocb->u.c.__pad3)
 		return true;
 	return !ta_sync_eventfd_is_good(context, iocb);
 }
@@ -189,11 +205,11 @@ void ta_sync_refused(struct ta_operation *operation)
 }
 
 /*
- * Enters the sync into its file's queue and attaches it to all that is in flight.  0 with *alone set if there is nothing, so that it need not be
- * held; -EAGAIN when there is no memory.
+ * Enters the sync into its file's queue and attaches it to all that is in flight.  0 with *alone
+ * set if there is nothing, so that it need not be held; -EAGAIN when there is no memory.
  */
-int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity, int descriptor,
-		  int group, uint64_t before, bool *alone)
+int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity,
+		  int descriptor, int group, uint64_t before, bool *alone)
 {
 	struct ta_process *process = ta_process();
 	struct survey survey = {
@@ -236,10 +252,11 @@ static int capture(struct ta_operation *operation, int fd)
 }
 
 /*
- * Makes a held operation of an fsync.  0 with *prepared NULL: nothing earlier is in flight, or the kernel will refuse it; either way it goes with
- * the batch.
+ * Makes a held operation of an fsync.  0 with *prepared NULL: nothing earlier is in flight, or the
+ * kernel will refuse it; either way it goes with the batch.
  */
-int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_operation **prepared)
+int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
+		    struct ta_operation **prepared)
 {
 	const struct iocb *iocb = &slot->iocb;
 	struct ta_file_identity identity;
@@ -248,7 +265,8 @@ int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_
 	int result;
 
 	*prepared = NULL;
-	if (ta_file_identify(iocb->aio_fildes, &identity) < 0 || kernel_would_refuse(context, iocb, &identity))
+	if (ta_file_identify(iocb->aio_fildes, &identity) < 0 ||
+	    kernel_would_refuse(context, iocb, &identity))
 		return join_as_request(context, slot);
 	operation = ta_operation_alloc();
 	if (!operation)
@@ -259,7 +277,8 @@ int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, struct ta_
 	operation->is_sync = true;
 	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
 		operation->resfd = (int)iocb->u.c.resfd;
-	result = ta_sync_enter(operation, &identity, iocb->aio_fildes, iocb->aio_fildes, slot->sequence, &alone);
+	result = ta_sync_enter(operation, &identity, iocb->aio_fildes, iocb->aio_fildes,
+			       slot->sequence, &alone);
 	if (result == 0 && !alone)
 		result = capture(operation, iocb->aio_fildes);
 	if (result == 0 && !alone) {
@@ -318,8 +337,8 @@ static void finish_group(struct ta_sync *group, const struct ta_operation *leade
 }
 
 /*
- * The call that the leader was issued for has ended: so have all that rode along.  They leave the queue when their events are visible: an fsync that
- * comes in between must not be over before them.
+ * The call that the leader was issued for has ended: so have all that rode along.  They leave the
+ * queue when their events are visible: an fsync that comes in between must not be over before them.
  */
 void ta_sync_ended(struct ta_operation *leader, long result)
 {
@@ -343,7 +362,8 @@ void ta_sync_ended(struct ta_operation *leader, long result)
 }
 
 /*
- * io_cancel of an fsync: true if it was still waiting.  The context's lock is held, so its event is left to a thread of the library.
+ * io_cancel of an fsync: true if it was still waiting.  The context's lock is held, so its event is
+ * left to a thread of the library.
  */
 bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *work)
 {

@@ -2,8 +2,8 @@
 /*
  * The slow halves of sys.h: sleeping for a lock, sleeping on a word, pages, threads.
  *
- * Memory comes from mmap and not from malloc: a request may be submitted by a signal handler that interrupted malloc, and a child after
- * _Fork has no usable heap.
+ * Memory comes from mmap and not from malloc: a request may be submitted by a signal handler that
+ * interrupted malloc, and a child after _Fork has no usable heap.
  */
 #include "sys.h"
 
@@ -18,7 +18,10 @@ __thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
 
 TA_COLD void ta_lock_slow(struct ta_lock *lock)
 {
-	/* acquire: pairs with the release in ta_unlock.  The word stays 2, so that the release wakes the next sleeper. */
+	/*
+	 * acquire: pairs with the release in ta_unlock.  The word stays 2, so that the release
+	 * wakes the next sleeper.
+	 */
 	while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0)
 		ta_syscall4(SYS_futex, &lock->word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2, NULL);
 }
@@ -32,12 +35,11 @@ int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns
 	long result;
 
 	/*
-	 * An absolute time, so that a restart does not prolong the sleep; and always one, because without it the kernel restarts the call
-	 * itself after a handler with SA_RESTART.
+	 * An absolute time, so that a restart does not prolong the sleep; and always one, because
+	 * without it the kernel restarts the call itself after a handler with SA_RESTART.
 	 */
-	result = ta_syscall(SYS_futex, (long)word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (long)expected,
-			    (long)&deadline, 0,
-			    (long)FUTEX_BITSET_MATCH_ANY);
+	result = ta_syscall(SYS_futex, (long)word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG,
+			    (long)expected, (long)&deadline, 0, (long)FUTEX_BITSET_MATCH_ANY);
 	return result == -ETIMEDOUT || result == -EINTR ? (int)result : 0;
 }
 
@@ -86,7 +88,10 @@ int ta_thread_start(void *(*function)(void *), void *argument)
 	return -error;
 }
 
-/* CPUs that the kernel could have, which may be more than there are: the last number in a list like "0-3" or "0,2-7". */
+/*
+ * CPUs that the kernel could have, which may be more than there are: the last number in a list like
+ * "0-3" or "0,2-7".
+ */
 unsigned ta_possible_cpus(void)
 {
 	static _Atomic unsigned known;
@@ -96,7 +101,8 @@ unsigned ta_possible_cpus(void)
 
 	if (atomic_load(&known))
 		return atomic_load(&known);
-	fd = ta_syscall4(SYS_openat, AT_FDCWD, "/sys/devices/system/cpu/possible", O_RDONLY | O_CLOEXEC, 0);
+	fd = ta_syscall4(SYS_openat, AT_FDCWD, "/sys/devices/system/cpu/possible",
+			 O_RDONLY | O_CLOEXEC, 0);
 	length = fd < 0 ? 0 : ta_syscall3(SYS_read, fd, list, sizeof(list) - 1);
 	if (fd >= 0)
 		ta_syscall1(SYS_close, fd);
@@ -104,7 +110,9 @@ unsigned ta_possible_cpus(void)
 		return 1;
 	list[length] = '\0';
 	for (digit = list; *digit; digit++)
-		last = *digit >= '0' && *digit <= '9' ? last * 10 + (unsigned)(*digit - '0') : *digit == '\n' ? last : 0;
+		last = *digit >= '0' && *digit <= '9' ? last * 10 + (unsigned)(*digit - '0')
+		       : *digit == '\n'		      ? last
+						      : 0;
 	atomic_store(&known, last + 1);
 	return last + 1;
 }

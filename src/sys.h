@@ -2,12 +2,14 @@
 /*
  * The one door to the kernel and to the hardware's atomics.
  *
- * Every system call of the library goes through ta_syscall: it returns a negative errno and leaves the caller's errno as it was, because
- * a program that calls io_submit between a failing call and its perror must still see its own error.  syscall(2) is no cancellation
- * point, so neither is any function of the library.
+ * Every system call of the library goes through ta_syscall: it returns a negative errno and leaves
+ * the caller's errno as it was, because a program that calls io_submit between a failing call and
+ * its perror must still see its own error.  syscall(2) is no cancellation point, so neither is any
+ * function of the library.
  *
- * The lock is a three-state futex.  A thread that holds one has ta_thread.locks_held above zero; a signal handler that interrupts it
- * there and calls the library finds the count and is refused instead of waiting for a thread that cannot go on (itself).
+ * The lock is a three-state futex.  A thread that holds one has ta_thread.locks_held above zero; a
+ * signal handler that interrupts it there and calls the library finds the count and is refused
+ * instead of waiting for a thread that cannot go on (itself).
  */
 #ifndef TA_SYS_H
 #define TA_SYS_H
@@ -24,8 +26,8 @@
 
 #define TA_HIDDEN __attribute__((visibility("hidden")))
 /*
- * What a thread did before io_submit is done before anybody sees the event: the kernel sees to it, and ThreadSanitizer is told, by the address of
- * the ring.
+ * What a thread did before io_submit is done before anybody sees the event: the kernel sees to it,
+ * and ThreadSanitizer is told, by the address of the ring.
  */
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -82,11 +84,15 @@ static inline long ta_syscall(long number, long a, long b, long c, long d, long 
 /* What this thread is doing inside the library, for the sake of signal handlers. */
 struct ta_thread {
 	unsigned locks_held;
-	unsigned calls; /* io_submit and waits that are under way: io_destroy and a wait in a handler would wait for this very thread */
+	unsigned
+		calls; /* io_submit and waits that are under way: io_destroy and a wait in a handler would wait for this very thread */
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
 };
 
-/* initial-exec: no call to __tls_get_addr, which may allocate, on a path that a signal handler can take. */
+/*
+ * initial-exec: no call to __tls_get_addr, which may allocate, on a path that a signal handler can
+ * take.
+ */
 extern TA_HIDDEN __thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
 
 struct ta_lock {
@@ -100,7 +106,10 @@ static inline void ta_lock(struct ta_lock *lock)
 	uint32_t free_word = 0;
 
 	ta_thread.locks_held++;
-	/* A handler that runs from here on must see the count; the processor needs no fence against itself. */
+	/*
+	 * A handler that runs from here on must see the count; the processor needs no fence against
+	 * itself.
+	 */
 	atomic_signal_fence(memory_order_seq_cst);
 	/* acquire: pairs with the release in ta_unlock. */
 	if (ta_unlikely(!atomic_compare_exchange_strong_explicit(
@@ -124,8 +133,8 @@ static inline bool ta_thread_is_inside(void)
 }
 
 /*
- * Sleeps while *word is expected.  deadline_ns is a CLOCK_MONOTONIC time, TA_NO_DEADLINE for none.  Returns 0 (woken, or the word had
- * changed), -ETIMEDOUT or -EINTR.
+ * Sleeps while *word is expected.  deadline_ns is a CLOCK_MONOTONIC time, TA_NO_DEADLINE for none.
+ * Returns 0 (woken, or the word had changed), -ETIMEDOUT or -EINTR.
  */
 #define TA_NO_DEADLINE INT64_MAX
 
@@ -160,8 +169,8 @@ TA_HIDDEN void *ta_pages_alloc(size_t bytes);
 TA_HIDDEN void ta_pages_free(void *pages, size_t bytes);
 
 /*
- * Starts a detached thread of the library: all signals blocked, so that no handler of the program ever runs on it, and a small stack.
- * Returns 0 or a negative errno.
+ * Starts a detached thread of the library: all signals blocked, so that no handler of the program
+ * ever runs on it, and a small stack. Returns 0 or a negative errno.
  */
 TA_HIDDEN int ta_thread_start(void *(*function)(void *), void *argument);
 

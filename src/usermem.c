@@ -2,14 +2,16 @@
 /*
  * The caller's memory: EFAULT instead of SIGSEGV, without a system call per request.
  *
- * A page is asked about once, by a system call that touches it without changing it, and remembered.  A page that was good when first seen
- * and has been unmapped since may fault: documented as undefined, and the price of not paying 100 ns a request.
+ * A page is asked about once, by a system call that touches it without changing it, and remembered.
+ * A page that was good when first seen and has been unmapped since may fault: documented as
+ * undefined, and the price of not paying 100 ns a request.
  *
- * Writable: FUTEX_WAKE_OP adds zero to a word of the page, atomically, so it may race with anybody's use of it.  Readable: rt_sigprocmask
- * copies the new mask in before it looks at `how`, and refuses an unknown `how` (kernel: sys_rt_sigprocmask, all versions).
+ * Writable: FUTEX_WAKE_OP adds zero to a word of the page, atomically, so it may race with
+ * anybody's use of it.  Readable: rt_sigprocmask copies the new mask in before it looks at `how`,
+ * and refuses an unknown `how` (kernel: sys_rt_sigprocmask, all versions).
  *
- * The memory of pages is a direct-mapped table of page numbers; entries are single words, so threads need no lock: a lost update only
- * costs another question.
+ * The memory of pages is a direct-mapped table of page numbers; entries are single words, so
+ * threads need no lock: a lost update only costs another question.
  */
 #include "internal.h"
 
@@ -26,14 +28,17 @@ static uintptr_t known_value(uintptr_t page, bool write)
 
 static bool page_answers(uintptr_t page, bool write)
 {
-	/* Not the first word: in the first page that would be a null pointer, which asks for nothing. */
+	/*
+	 * Not the first word: in the first page that would be a null pointer, which asks for
+	 * nothing.
+	 */
 	uintptr_t address = (page << PAGE_SHIFT) + 8;
 	uint32_t add_nothing = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, 0);
 	uint32_t unused_word = 0;
 
 	if (write)
-		return ta_syscall(SYS_futex, (long)&unused_word, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, 0,
-				  (long)address, (long)add_nothing) != -EFAULT;
+		return ta_syscall(SYS_futex, (long)&unused_word, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG,
+				  0, 0, (long)address, (long)add_nothing) != -EFAULT;
 	return ta_syscall4(SYS_rt_sigprocmask, -1, address, NULL, 8) != -EFAULT;
 }
 
@@ -58,11 +63,13 @@ bool ta_memory_probe(const void *address, size_t bytes, bool write)
 	if ((uintptr_t)address + bytes - 1 < (uintptr_t)address)
 		return false;
 	for (last = ((uintptr_t)address + bytes - 1) >> PAGE_SHIFT; page <= last; page++) {
-		_Atomic uintptr_t *entry = &process->known_pages[(page ^ page >> 10) % TA_KNOWN_PAGES];
+		_Atomic uintptr_t *entry =
+			&process->known_pages[(page ^ page >> 10) % TA_KNOWN_PAGES];
 		uintptr_t known = atomic_load_explicit(entry, memory_order_relaxed);
 
 		/* What is writable is readable. */
-		if (ta_likely(known == known_value(page, true) || (!write && known == known_value(page, false))))
+		if (ta_likely(known == known_value(page, true) ||
+			      (!write && known == known_value(page, false))))
 			continue;
 		if (!ask(entry, page, write))
 			return false;
