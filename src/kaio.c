@@ -108,7 +108,7 @@ int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask)
 /*
  * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.
  * Not higher than this: a process starts with room for 64, and growing the table makes a process
- * with threads wait for a grace period of the kernel, some 20 ms inside an io_submit. Returns the
+ * with threads wait for a grace period of the kernel, some 10 ms inside an io_submit. Returns the
  * new number, or fd itself where there is no higher one to be had.
  */
 #define HIGH_DESCRIPTOR 48
