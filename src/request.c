@@ -340,6 +340,7 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 static void collect_tried(struct batch *batch, struct ta_work *work)
 {
 	struct ta_slot **link = &batch->context->tried;
+	struct ta_slot **end = &work->tried;
 
 	while (*link) {
 		struct ta_slot *slot = *link;
@@ -349,8 +350,10 @@ static void collect_tried(struct batch *batch, struct ta_work *work)
 			continue;
 		}
 		*link = slot->next;
-		slot->next = work->tried;
-		work->tried = slot;
+		/* Newest first, as they came: ta_work_finish turns the list round. */
+		slot->next = *end;
+		*end = slot;
+		end = &slot->next;
 	}
 }
 
