@@ -10,7 +10,7 @@
  * io_queue_run, io_queue_init and io_queue_release call the exported functions, not their insides:
  * a program that interposes io_setup or io_getevents has always seen those calls, too.
  */
-#include "internal.h"
+#include "offload.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,25 +49,75 @@ static const struct timespec no_time = { 0, 0 };
  * Whoever sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever
  * prints.
  */
-static const char unknown_engine[] =
-	"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; use auto or native, or unset it\n";
-static const char refused_engine[] =
-	"trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it\n";
-
-static TA_COLD int refuse_engine(const char *line, size_t bytes)
+static TA_COLD int refuse_engine(const char *line)
 {
 	static _Atomic bool said;
 
 	if (!atomic_exchange(&said, true))
-		ta_syscall3(SYS_write, 2, line, bytes);
+		ta_syscall3(SYS_write, 2, line, strlen(line));
 	return -ENOSYS;
+}
+
+static bool is_refusal(int result)
+{
+	return result == -EAGAIN || result == -ENOSYS || result == -EPERM;
+}
+
+static int set_up_offloaded(struct ta_process *process, int nr_events, io_context_t *made)
+{
+	if (!ta_offload_open())
+		return -ENOSYS;
+	return ta_context_setup(process, (unsigned)nr_events, TA_CONTEXT_OFFLOADED, made);
+}
+
+/* Kernel AIO, or what stands in for it. */
+static int set_up_native(struct ta_process *process, int nr_events, bool passthrough,
+			 io_context_t *made)
+{
+	enum ta_context_mode mode = passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED;
+	int result = ta_context_setup(process, (unsigned)nr_events, mode, made);
+	int offloaded;
+
+	if (!is_refusal(result))
+		return result;
+	if (ta_settings()->engine == TA_ENGINE_NATIVE)
+		return result == -EAGAIN
+			       ? result
+			       : refuse_engine("trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it; use auto, or ask trueaio doctor\n");
+	/* A program that reaps without us can do nothing with a ring that is not the kernel's. */
+	if (passthrough)
+		return result;
+	offloaded = set_up_offloaded(process, nr_events, made);
+	return offloaded == -ENOSYS ? result : offloaded;
+}
+
+static int set_up_as_asked(struct ta_process *process, int nr_events, bool passthrough,
+			   io_context_t *made)
+{
+	enum ta_engine engine = ta_settings()->engine;
+	int result;
+
+	if (engine == TA_ENGINE_UNKNOWN)
+		return refuse_engine(
+			"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; use auto, native, uring or threads, or unset it\n");
+	if (engine == TA_ENGINE_AUTO || engine == TA_ENGINE_NATIVE)
+		return set_up_native(process, nr_events, passthrough, made);
+	if (passthrough)
+		return refuse_engine(
+			"trueaio: TRUEAIO_ENGINE cannot be uring or threads for this program: it takes its events from the kernel's ring by itself; use auto or native\n");
+	result = set_up_offloaded(process, nr_events, made);
+	if (result != -ENOSYS)
+		return result;
+	return refuse_engine(
+		engine == TA_ENGINE_URING
+			? "trueaio: TRUEAIO_ENGINE=uring cannot start: the kernel refuses io_uring; use auto, or ask trueaio doctor\n"
+			: "trueaio: TRUEAIO_ENGINE=threads cannot start: no thread or no descriptor is to be had; use auto, or ask trueaio doctor\n");
 }
 
 static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
 {
 	struct ta_process *process;
 	io_context_t present, made = NULL;
-	bool passthrough;
 	int result;
 
 	if (ta_thread_is_inside())
@@ -79,18 +129,10 @@ static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
 		return -EFAULT;
 	if (present || nr_events == 0)
 		return -EINVAL;
-	if (ta_settings()->unknown_engine)
-		return refuse_engine(unknown_engine, sizeof(unknown_engine) - 1);
-	passthrough = ta_caller_reaps_by_itself(caller);
-	result =
-		ta_context_setup(process, (unsigned)nr_events,
-				 passthrough ? TA_CONTEXT_PASSTHROUGH : TA_CONTEXT_MEDIATED, &made);
-	if ((result == -ENOSYS || result == -EPERM) && ta_settings()->forced_native)
-		return refuse_engine(refused_engine, sizeof(refused_engine) - 1);
+	result = set_up_as_asked(process, nr_events, ta_caller_reaps_by_itself(caller), &made);
 	if (result < 0)
 		return result;
-	ta_log("io_setup(%d): engine native, %s context", nr_events,
-	       passthrough ? "pass-through" : "mediated");
+	ta_log("io_setup(%d): engine %s", nr_events, trueaio_engine(made));
 	/* The kernel writes last, too: a context that cannot be told of is not left behind. */
 	if (!ta_memory_probe(ctxp, sizeof(made), true)) {
 		ta_context_destroy(process, made);
@@ -329,6 +371,14 @@ TA_EXPORT int io_queue_run(io_context_t ctx)
 
 /* ---- what serves a context ------------------------------------------------------------------- */
 
+static const char *process_engine(struct ta_process *process)
+{
+	const struct ta_offloader *offloader = atomic_load(&process->offloader);
+
+	/* None any more: the program has closed what it needs. */
+	return offloader ? offloader->name : "none";
+}
+
 TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 {
 	struct ta_process *process;
@@ -341,7 +391,16 @@ TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 	context = process ? ta_context_lock(process, ctx) : NULL;
 	if (!context)
 		return NULL;
-	engine = context->mode == TA_CONTEXT_PASSTHROUGH ? "native-passthrough" : "native";
+	switch (context->mode) {
+	case TA_CONTEXT_PASSTHROUGH:
+		engine = "native-passthrough";
+		break;
+	case TA_CONTEXT_OFFLOADED:
+		engine = process_engine(process);
+		break;
+	default:
+		engine = "native";
+	}
 	ta_unlock(&context->lock);
 	return engine;
 }

@@ -152,24 +152,17 @@ static uint32_t capacity_of(const struct ta_ring *ring)
 	return batch > 1 ? places / batch * batch : places;
 }
 
+/* Memory that is not touched before its slot is needed: an idle context has none of it. */
 static int alloc_slots(struct ta_context *context)
 {
 	uint32_t count = capacity_of(context->ring);
-	uint32_t i;
 
 	context->slots = ta_pages_alloc(count * sizeof(*context->slots));
 	if (!context->slots)
 		return -ENOMEM;
 	context->slot_count = count;
-	/*
-	 * Only the free list's head is written: pages of slots that are never used are never
-	 * touched.
-	 */
+	context->touched_slots = 0;
 	context->free_slots = NULL;
-	for (i = count; i-- > 0;) {
-		context->slots[i].next = context->free_slots;
-		context->free_slots = &context->slots[i];
-	}
 	return 0;
 }
 
@@ -180,6 +173,11 @@ static void free_slots(struct ta_context *context)
 	context->slots = NULL;
 	context->free_slots = NULL;
 	context->slot_count = 0;
+}
+
+static size_t ring_bytes(uint32_t event_count)
+{
+	return sizeof(struct ta_ring) + event_count * sizeof(struct io_event);
 }
 
 /* ---- retired kernel contexts ----------------------------------------------------------------- */
@@ -204,7 +202,10 @@ static struct ta_context *take_retired(struct ta_process *process, unsigned aske
 
 static void destroy_retired(struct ta_process *process, struct ta_context *context)
 {
-	ta_kaio_destroy(context->kernel_handle);
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		ta_pages_free(context->ring, ring_bytes(context->ring->event_count));
+	else
+		ta_kaio_destroy(context->kernel_handle);
 	free_slots(context);
 	free_context(process, context);
 }
@@ -309,37 +310,96 @@ static int obtain_context(struct ta_process *process, unsigned nr_events,
 	context->sequence = 0;
 	context->ring = (struct ta_ring *)context->kernel_handle;
 	context->slots = NULL;
-	ta_syscall3(SYS_madvise, context->kernel_handle,
-		    sizeof(struct ta_ring) + context->ring->event_count * sizeof(struct io_event),
+	ta_syscall3(SYS_madvise, context->kernel_handle, ring_bytes(context->ring->event_count),
 		    MADV_DONTFORK);
 	*obtained = context;
 	return 0;
 }
 
-/* 0 and the new context's handle, or what io_setup returns. */
+/*
+ * The kernel's arithmetic (ioctx_alloc, aio_setup_ring), so that as many requests find room as with
+ * kernel AIO, and the same numbers are refused.
+ */
+#define KERNEL_PAGE_BYTES 4096u
+#define KERNEL_EVENTS_MAX (0x10000000u / sizeof(struct io_event))
+
+static int count_events(unsigned nr_events, uint32_t *event_count)
+{
+	uint32_t floor = 4 * ta_possible_cpus();
+	uint32_t doubled = 2 * (nr_events > floor ? nr_events : floor);
+	size_t bytes;
+
+	if (doubled > KERNEL_EVENTS_MAX)
+		return -EINVAL;
+	/* Doubling has wrapped: the kernel finds that more than its whole quota. */
+	if (nr_events > KERNEL_EVENTS_MAX)
+		return -EAGAIN;
+	bytes = ring_bytes(doubled + 2);
+	bytes = (bytes + KERNEL_PAGE_BYTES - 1) / KERNEL_PAGE_BYTES * KERNEL_PAGE_BYTES;
+	*event_count = (uint32_t)((bytes - sizeof(struct ta_ring)) / sizeof(struct io_event));
+	return 0;
+}
+
+/*
+ * A context without the kernel's: its handle is a range of ours, laid out like the ring.  The ring
+ * stays empty, for whoever looks.
+ */
+static int make_offloaded(struct ta_process *process, unsigned nr_events,
+			  struct ta_context **obtained)
+{
+	struct ta_context *context;
+	uint32_t event_count;
+	int result = count_events(nr_events, &event_count);
+
+	if (result < 0)
+		return result;
+	ta_lock(&process->table_lock);
+	context = alloc_context(process);
+	ta_unlock(&process->table_lock);
+	if (!context)
+		return -ENOMEM;
+	context->ring = ta_pages_alloc(ring_bytes(event_count));
+	if (!context->ring) {
+		free_context(process, context);
+		return -ENOMEM;
+	}
+	context->ring->event_count = event_count;
+	context->ring->compat_features = 1;
+	context->ring->header_length = sizeof(struct ta_ring);
+	context->kernel_handle = (unsigned long)context->ring;
+	context->mode = TA_CONTEXT_OFFLOADED;
+	context->asked = nr_events;
+	context->sequence = 0;
+	context->slots = NULL;
+	*obtained = context;
+	return 0;
+}
+
+/* 0 and the new context's handle, or what io_setup returns of such a mode. */
 int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_context_mode mode,
 		     io_context_t *handle)
 {
 	struct ta_context *context;
 	int result;
 
-	result = obtain_context(process, nr_events, &context);
+	result = mode == TA_CONTEXT_OFFLOADED ? make_offloaded(process, nr_events, &context)
+					      : obtain_context(process, nr_events, &context);
 	if (result < 0)
 		return result;
-	if (mode == TA_CONTEXT_MEDIATED && !context->slots)
-		result = alloc_slots(context);
+	context->mode = mode;
 	if (mode == TA_CONTEXT_PASSTHROUGH)
 		result = ta_passthrough_open(context);
+	else if (!context->slots)
+		result = alloc_slots(context);
 	if (result < 0) {
 		destroy_retired(process, context);
 		return result;
 	}
-	context->mode = mode;
 	context->dying = false;
 	/* Atomic for those who check it in a stale handle. */
 	atomic_store_explicit(&context->ring->magic,
-			      mode == TA_CONTEXT_MEDIATED ? TA_RING_MAGIC_MEDIATED
-							  : TA_RING_MAGIC_KERNEL,
+			      mode == TA_CONTEXT_PASSTHROUGH ? TA_RING_MAGIC_KERNEL
+							     : TA_RING_MAGIC_MEDIATED,
 			      memory_order_relaxed);
 	ta_lock(&process->table_lock);
 	link_context(process, context, context->kernel_handle);
@@ -396,7 +456,7 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 	bool again = false;
 	uint32_t i;
 
-	for (i = 0; i < context->slot_count; i++) {
+	for (i = 0; i < context->touched_slots; i++) {
 		struct ta_slot *slot = &context->slots[i];
 
 		if (slot->state == TA_SLOT_KERNEL && slot->iocb.aio_lio_opcode == IO_CMD_POLL) {
@@ -407,7 +467,9 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 			if (ta_kaio_cancel(context->kernel_handle, &slot->iocb, &unused_event) ==
 			    -EINVAL)
 				again = true;
-		} else if (slot->state == TA_SLOT_OPERATION && slot->operation->is_stream) {
+		} else if (slot->state == TA_SLOT_OPERATION &&
+			   (slot->operation->is_stream ||
+			    slot->operation->opcode == IO_CMD_POLL)) {
 			ta_operation_abandon(slot->operation, work);
 			again = true;
 		} else if (slot->state == TA_SLOT_SUBMITTING) {
@@ -528,6 +590,8 @@ int ta_context_destroy(struct ta_process *process, io_context_t handle)
 	ta_unlock(&context->lock);
 	if (passthrough)
 		free_context(process, context);
+	else if (context->mode == TA_CONTEXT_OFFLOADED)
+		destroy_retired(process, context);
 	else
 		retire(process, context);
 	return 0;

@@ -13,15 +13,35 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
 
+/* Of aio_rw_flags, what older headers lack. */
+#ifndef RWF_HIPRI
+#define RWF_HIPRI 0x00000001
+#endif
+#ifndef RWF_DSYNC
+#define RWF_DSYNC 0x00000002
+#endif
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
+#endif
+#ifndef RWF_APPEND
+#define RWF_APPEND 0x00000010
+#endif
+#ifndef RWF_NOAPPEND
+#define RWF_NOAPPEND 0x00000020
+#endif
+#ifndef RWF_ATOMIC
+#define RWF_ATOMIC 0x00000040
 #endif
 
 /* No file has data here, so a read answers without touching any, access time included. */
@@ -120,11 +140,8 @@ bool ta_file_cannot_sync(int fd, uint32_t mode)
 	       status.f_type == PROC_SUPER_MAGIC;
 }
 
-/*
- * Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and
- * overlay cannot.
- */
-static bool can_say_would_block(int fd)
+/* What the kernel says to a read with these flags that finds nothing. */
+static long read_nothing(int fd, int flags)
 {
 	char unused_byte;
 	struct iovec vector = { &unused_byte, 1 };
@@ -132,7 +149,16 @@ static bool can_say_would_block(int fd)
 
 	if (sizeof(long) == 8)
 		high = 0;
-	return ta_syscall(SYS_preadv2, fd, (long)&vector, 1, low, high, RWF_NOWAIT) != -EOPNOTSUPP;
+	return ta_syscall(SYS_preadv2, fd, (long)&vector, 1, low, high, flags);
+}
+
+/*
+ * Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and
+ * overlay cannot.
+ */
+static bool can_say_would_block(int fd)
+{
+	return read_nothing(fd, RWF_NOWAIT) != -EOPNOTSUPP;
 }
 
 static bool is_terminal(int fd)
@@ -205,4 +231,151 @@ bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read)
 	}
 	ta_file_classify(descriptor);
 	return descriptor->file_class != TA_FILE_KERNEL;
+}
+
+/* ---- for requests that never reach kernel AIO: what it would say to them --------------------- */
+
+/* Requests of pipes, sockets, terminals and the like have no position and keep their order. */
+bool ta_file_is_stream(int fd, uint32_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFBLK:
+	case S_IFDIR:
+		return false;
+	case S_IFCHR:
+		return ta_syscall3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
+	default:
+		return true;
+	}
+}
+
+/* Descriptors without an inode of their own: the name that /proc gives them. */
+static bool anonymous_file_is(int fd, const char *name)
+{
+	char path[40], target[40];
+	long length;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
+	length = ta_syscall4(SYS_readlinkat, AT_FDCWD, path, target, sizeof(target) - 1);
+	if (length <= 0)
+		return false;
+	target[length] = '\0';
+	return strcmp(target, name) == 0;
+}
+
+/* Does the kernel have no asynchronous read for the file, so that io_submit says EINVAL? */
+bool ta_file_has_no_read(int fd, uint32_t mode)
+{
+	struct statfs status;
+
+	switch (mode & S_IFMT) {
+	case S_IFDIR:
+		return true;
+	case S_IFREG:
+		/*
+		 * Most files of /proc have the old kind of read alone, for which a flag that means
+		 * nothing to a read is one too many.
+		 */
+		return ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
+		       status.f_type == PROC_SUPER_MAGIC &&
+		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
+	case 0:
+		return anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
+		       anonymous_file_is(fd, "anon_inode:inotify");
+	default:
+		return false;
+	}
+}
+
+/* All flags that a kernel has given a meaning by 6.18. */
+#define KNOWN_FLAGS 0x1ff
+
+/* aio_rw_flags: 0, -EOPNOTSUPP or -EINVAL. */
+int ta_file_check_flags(int fd, long file_flags, int flags, bool is_write)
+{
+	const int appends = RWF_APPEND | RWF_NOAPPEND;
+	long result;
+
+	if (flags == 0)
+		return 0;
+	if (flags & ~KNOWN_FLAGS)
+		return -EOPNOTSUPP;
+	if ((flags & appends) == appends)
+		return -EINVAL;
+	/* Some depend on the file, which only a read can be asked without doing harm. */
+	if ((file_flags & O_ACCMODE) == O_WRONLY)
+		return 0;
+	if (is_write)
+		flags &= ~RWF_ATOMIC;
+	result = read_nothing(fd, flags & ~RWF_HIPRI);
+	return result == -EOPNOTSUPP ? -EOPNOTSUPP : 0;
+}
+
+/*
+ * Is the descriptor an eventfd?  0, -EBADF or -EINVAL.  The identity tells it from other eventfds,
+ * which all share one inode, where the kernel names them (Linux 5.2, /proc mounted).
+ */
+int ta_file_eventfd(int fd, struct ta_file_identity *identity)
+{
+	long flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
+	char path[48], text[512], *id;
+	long file, length;
+
+	if (flags < 0 || flags & O_PATH)
+		return -EBADF;
+	*identity = (struct ta_file_identity){ .inode = TA_UNKNOWN_EVENTFD };
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
+	file = ta_syscall4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	if (file < 0) {
+		if (ta_file_identify(fd, identity) < 0 || (identity->mode & S_IFMT) != 0)
+			return -EINVAL;
+		identity->inode = TA_UNKNOWN_EVENTFD;
+		return 0;
+	}
+	length = ta_syscall3(SYS_read, file, text, sizeof(text) - 1);
+	ta_syscall1(SYS_close, file);
+	if (length <= 0)
+		return -EINVAL;
+	text[length] = '\0';
+	if (!strstr(text, "eventfd-count:"))
+		return -EINVAL;
+	id = strstr(text, "eventfd-id:");
+	if (id)
+		identity->inode = (uint64_t)strtoll(id + strlen("eventfd-id:"), NULL, 10) + 1;
+	return 0;
+}
+
+/* What of these events (and POLLERR, POLLHUP) is there now; or -EBADF. */
+int ta_file_poll(int fd, uint16_t events)
+{
+	struct pollfd entry = { .fd = fd, .events = (short)events };
+	const struct timespec zero = { 0, 0 };
+	long result = ta_syscall5(SYS_ppoll, &entry, 1, &zero, NULL, 8);
+
+	if (result <= 0)
+		return (int)result;
+	return entry.revents & POLLNVAL ? -EBADF : (uint16_t)entry.revents;
+}
+
+/*
+ * Can kernel AIO wait for the file to become ready?  Not where it has nothing to wait for, and not
+ * where it would have to wait in two places at once.
+ */
+bool ta_file_polls_once(int fd, uint32_t mode, long file_flags)
+{
+	switch (mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFDIR:
+	case S_IFBLK:
+		return false;
+	case S_IFIFO:
+		return (file_flags & O_ACCMODE) != O_RDWR;
+	case S_IFCHR:
+		return !is_terminal(fd) &&
+		       (ta_file_poll(fd, POLLIN | POLLOUT) & (POLLIN | POLLOUT)) !=
+			       (POLLIN | POLLOUT);
+	default:
+		return true;
+	}
 }

@@ -11,10 +11,13 @@
  * descriptor between two barriers; a *sync* is an fsync that waits for epochs.  The *driver* is the
  * one thread of a context that waits in the kernel for its completions and moves them on.
  *
+ * An *offloaded context* has no kernel AIO behind it: all its requests are operations.
+ *
  * Threads.  Any thread of the program enters through api.c.  Of our own there are: the ring thread
- * (offload_uring.c), assistants that drive contexts in which something is owed while no caller is
- * inside (progress.c), retirers that pay the 30 ms of the kernel's io_destroy (context.c), and one
- * custodian a sync that cannot use the ring (custody.c).  All are started when first needed.
+ * (offload_uring.c) or the keeper, the poller and the workers (offload_threads.c), assistants that
+ * drive contexts in which something is owed while no caller is inside (progress.c), retirers that
+ * pay the 30 ms of the kernel's io_destroy (context.c), and one custodian a sync that is held in a
+ * pass-through context (custody.c).  All are started when first needed.
  *
  * Locks, outermost first.  A thread that holds one takes only those below it, and never two
  * contexts' at once.
@@ -22,7 +25,8 @@
  *	process->table_lock	which contexts exist, retired kernel contexts
  *	context->lock		everything in a context, its slots, epochs, descriptors, waiters
  *	process->barrier_lock	the syncs of all contexts, by file
- *	process->offload_lock	operations: pool, queue, streams, file holds
+ *	process->offload_lock	operations: pool, queues, streams, file holds
+ *	receive_lock		of offload_threads.c: files that are on their way to its table
  *
  * No system call that can wait is made, no engine called and no eventfd signalled with a lock held:
  * what a step finds to do is collected in a struct ta_work and done by ta_work_finish after the
@@ -128,6 +132,7 @@ struct ta_waiter {
 enum ta_context_mode {
 	TA_CONTEXT_MEDIATED,
 	TA_CONTEXT_PASSTHROUGH,
+	TA_CONTEXT_OFFLOADED, /* no kernel AIO: the handle is a range of our own */
 };
 
 /*
@@ -151,8 +156,9 @@ struct ta_context {
 
 	struct ta_slot *slots;
 	uint32_t slot_count;
+	uint32_t touched_slots; /* those before have been used; the rest is memory never touched */
 	uint32_t used; /* slots that are not free */
-	struct ta_slot *free_slots;
+	struct ta_slot *free_slots; /* of the touched ones */
 	uint64_t sequence;
 	uint64_t batches; /* submitted so far */
 
@@ -191,8 +197,8 @@ struct ta_context {
 
 enum ta_operation_state {
 	TA_OPERATION_HELD, /* a sync whose epochs are not drained, or behind another */
-	TA_OPERATION_QUEUED, /* waits for the ring thread, or for its stream */
-	TA_OPERATION_RUNNING, /* in the io_uring */
+	TA_OPERATION_QUEUED, /* waits for the ring thread or a worker, or for its stream */
+	TA_OPERATION_RUNNING, /* in the io_uring, or a worker has taken it */
 	TA_OPERATION_ENDED, /* its event is on the way */
 };
 
@@ -206,23 +212,31 @@ enum ta_operation_state {
  */
 struct ta_operation {
 	struct ta_operation *next; /* in a batch, a stream or the pool */
-	struct ta_operation *queue_next; /* in the ring thread's queue */
+	struct ta_operation *queue_next; /* in a queue of the offloader */
+	struct ta_operation *queue_previous;
 	bool is_queued; /* there */
-	bool abandon_wanted; /* to be cancelled by the ring thread */
+	bool is_parked; /* taken by a worker, and waiting for its file to become ready */
+	bool abandon_wanted; /* to be cancelled as soon as can be */
 	struct ta_context *context;
 	struct ta_slot *slot;
+	const struct ta_offloader *offloader; /* who carries it out */
 	uint8_t state;
-	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC */
+	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC, POLL */
+	uint16_t poll_events; /* of a POLL; of a parked stream: what it waits for */
 	uint16_t position; /* in its batch */
 	bool nonblocking; /* the descriptor's O_NONBLOCK: a short write is final */
 	bool retried; /* by a thread of the kernel that may wait */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool is_sync;
-	bool is_stream; /* stays set when it has left its stream */
+	bool is_stream; /* its file is one; stays set when it has left its stream */
+	bool is_socket;
 	bool illegal_seek; /* a socket with an offset */
 	bool has_proxy;
+	bool is_ready; /* a POLL whose result was there at submission */
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
-	int hold; /* registered-file slot of the io_uring; -1: none */
+	struct ta_hold *hold; /* the file; NULL: none, or given back */
+	struct ta_hold *eventfd; /* likewise, in an offloaded context */
+	long ready_result;
 	int flags; /* aio_rw_flags */
 	uint16_t io_priority;
 	int64_t offset;
@@ -236,7 +250,7 @@ struct ta_operation {
 	struct ta_stream *stream;
 	struct ta_custodian *custodian;
 	struct ta_sync *sync;
-	char *bounce; /* see begin_bounce in offload_uring.c */
+	char *bounce; /* see ta_transfer_bounce */
 	size_t bounce_bytes;
 	size_t bounce_skip;
 	struct iocb proxy; /* see ta_proxy_arm */
@@ -254,17 +268,21 @@ struct ta_work {
 
 /* ---- the process ----------------------------------------------------------------------------- */
 
-enum ta_uring_state {
-	TA_URING_NOT_TRIED,
-	TA_URING_BEING_TRIED,
-	TA_URING_THERE,
-	TA_URING_REFUSED,
+enum ta_offload_state {
+	TA_OFFLOAD_NOT_TRIED,
+	TA_OFFLOAD_BEING_TRIED,
+	TA_OFFLOAD_THERE,
+	TA_OFFLOAD_REFUSED,
 };
 
 #define TA_BUCKETS 4096
 #define TA_KNOWN_PAGES 1024
 
+#define TA_HOLD_BUCKETS 256
+
 struct ta_uring;
+struct ta_threads;
+struct ta_offloader;
 
 struct ta_process {
 	_Atomic uint32_t ready; /* 0: wiped or new, 1: being set up, 2: usable */
@@ -285,6 +303,8 @@ struct ta_process {
 	struct ta_pool_page *operation_pages; /* offload_lock */
 	struct ta_stream *streams; /* offload_lock */
 	struct ta_stream *free_streams; /* offload_lock */
+	struct ta_hold *holds[TA_HOLD_BUCKETS]; /* that may be shared; offload_lock */
+	struct ta_hold *free_holds; /* offload_lock */
 	uint32_t parked_assistants; /* offload_lock */
 	struct ta_context *assist_head; /* contexts that ask for an assistant; offload_lock */
 	uint32_t assist_count; /* offload_lock */
@@ -294,8 +314,11 @@ struct ta_process {
 	_Atomic uint32_t reads_offloaded;
 	_Atomic int wake_fd; /* eventfd that is never signalled, plus one; 0: none yet */
 
-	_Atomic uint32_t uring_state; /* enum ta_uring_state */
-	struct ta_uring *uring; /* written before the state says that it is there */
+	_Atomic uint32_t offload_state; /* enum ta_offload_state */
+	/* These are written before the state says that they are there. */
+	_Atomic(const struct ta_offloader *) offloader; /* for what is submitted from now on */
+	struct ta_uring *uring;
+	struct ta_threads *threads;
 
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
 };
@@ -326,17 +349,23 @@ static inline struct ta_process *ta_process(void)
 
 /* ---- select.c: environment, choice, log ------------------------------------------------------ */
 
+enum ta_engine {
+	TA_ENGINE_AUTO,
+	TA_ENGINE_NATIVE,
+	TA_ENGINE_URING,
+	TA_ENGINE_THREADS,
+	TA_ENGINE_UNKNOWN, /* TRUEAIO_ENGINE names none that there is */
+};
+
 struct ta_settings {
-	bool forced_native; /* TRUEAIO_ENGINE=native */
-	bool unknown_engine; /* it names none that there is */
-	const char *engine; /* as given */
+	enum ta_engine engine; /* TRUEAIO_ENGINE */
+	unsigned threads; /* TRUEAIO_THREADS: workers at most */
 	const char *log; /* TRUEAIO_LOG */
 };
 
 TA_HIDDEN const struct ta_settings *ta_settings(void);
 TA_HIDDEN void ta_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 TA_HIDDEN void ta_inherited_add(int fd);
-TA_HIDDEN void ta_inherited_remove(int fd);
 
 /* ---- usermem.c: the caller's memory ---------------------------------------------------------- */
 
@@ -352,7 +381,6 @@ TA_HIDDEN int ta_kaio_cancel(unsigned long handle, struct iocb *iocb, struct io_
 TA_HIDDEN int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, struct io_event *events,
 				const struct timespec *timeout, const sigset_t *mask);
 TA_HIDDEN int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask);
-TA_HIDDEN int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask);
 TA_HIDDEN int ta_kaio_post(unsigned long handle, int resfd);
 TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN int ta_kaio_wake_fd(void);
@@ -433,6 +461,9 @@ static inline struct ta_slot *ta_slot_take(struct ta_context *context)
 	if (ta_likely(slot != NULL)) {
 		context->free_slots = slot->next;
 		context->used++;
+	} else if (context->touched_slots < context->slot_count) {
+		slot = &context->slots[context->touched_slots++];
+		context->used++;
 	}
 	return slot;
 }
@@ -484,6 +515,7 @@ struct ta_wait {
 TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wait *wait);
 TA_HIDDEN void ta_drain(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_wake_satisfied(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN void ta_driver_wake(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_waiter_wake(struct ta_waiter *waiter);
 TA_HIDDEN bool ta_driver_must_look(struct ta_context *context);
 TA_HIDDEN bool ta_drive_once(struct ta_context *context, struct ta_waiter *self,
@@ -504,13 +536,21 @@ TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset);
+TA_HIDDEN bool ta_file_is_stream(int fd, uint32_t mode);
+TA_HIDDEN bool ta_file_has_no_read(int fd, uint32_t mode);
+TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, int flags, bool is_write);
+/* The inode of an eventfd that cannot be told from others. */
+#define TA_UNKNOWN_EVENTFD 0
+TA_HIDDEN int ta_file_eventfd(int fd, struct ta_file_identity *identity);
+TA_HIDDEN int ta_file_poll(int fd, uint16_t events);
+TA_HIDDEN bool ta_file_polls_once(int fd, uint32_t mode, long file_flags);
 
 /* ---- operation.c: requests the library carries out ------------------------------------------- */
 
-TA_HIDDEN bool ta_offload_possible(void);
 TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 				   struct ta_operation **prepared);
 TA_HIDDEN void ta_operation_start(struct ta_operation *operation);
+TA_HIDDEN void ta_operation_submit(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_discard(struct ta_operation *operation);
 TA_HIDDEN bool ta_operation_enroll(struct ta_operation *operation, uint8_t state);
 TA_HIDDEN void ta_operation_ended(struct ta_operation *operation, long result);
@@ -522,6 +562,8 @@ TA_HIDDEN void ta_operation_free(struct ta_operation *operation);
 TA_HIDDEN void ta_proxy_arm(struct ta_operation *operation);
 TA_HIDDEN void ta_proxy_fire(struct ta_operation *operation);
 TA_HIDDEN void ta_eventfd_signal(struct ta_context *context, int eventfd);
+TA_HIDDEN int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb);
+TA_HIDDEN int ta_eventfd_capture(struct ta_operation *operation, const struct iocb *iocb);
 
 /* ---- sync.c: fsync requests ------------------------------------------------------------------ */
 

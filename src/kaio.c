@@ -94,18 +94,6 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask
 }
 
 /*
- * Lets the signals that the mask opens be delivered, as an io_pgetevents that finds nothing would:
- * 0 or -EINTR.
- */
-int ta_kaio_poll_signals(unsigned long handle, const sigset_t *mask)
-{
-	const struct timespec zero = { 0, 0 };
-	int result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, &zero, mask);
-
-	return result == -EINTR ? -EINTR : 0;
-}
-
-/*
  * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.
  * Not higher than this: a process starts with room for 64, and growing the table makes a process
  * with threads wait for a grace period of the kernel, some 10 ms inside an io_submit. Returns the

@@ -21,6 +21,7 @@
 
 #include <liburing.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -35,12 +36,10 @@
  */
 #define KERNEL_WORKERS 64
 
-/* Enough for O_DIRECT on any device; and the most that is read so. */
-#define BOUNCE_ALIGNMENT 4096u
-#define BOUNCE_MAX (64u << 20)
-
 #define DATA_DOORBELL 0
-#define DATA_CANCEL 1
+#define DATA_NOTHING 1
+/* Added to the address of a hold: its eventfd has been signalled. */
+#define DATA_SIGNALLED 2
 
 /* Of aio_rw_flags: polling for completion is for rings made for it, and kernel AIO ignores it. */
 #ifndef RWF_HIPRI
@@ -81,11 +80,6 @@ static void arm_doorbell(struct ta_uring *uring)
 	io_uring_sqe_set_data64(sqe, DATA_DOORBELL);
 }
 
-static bool is_write(const struct ta_operation *operation)
-{
-	return operation->opcode == IO_CMD_PWRITE || operation->opcode == IO_CMD_PWRITEV;
-}
-
 /* What is left of the vector after the parts that are done. */
 static const struct iovec *rest_of_vector(const struct ta_operation *operation, unsigned *count)
 {
@@ -95,34 +89,19 @@ static const struct iovec *rest_of_vector(const struct ta_operation *operation, 
 	return operation->vector + skipped;
 }
 
-static void skip_bytes(struct ta_operation *operation, size_t bytes)
-{
-	while (operation->vector_skipped < operation->vector_count) {
-		struct iovec *part = &operation->vector[operation->vector_skipped];
-
-		if (bytes < part->iov_len) {
-			part->iov_base = (char *)part->iov_base + bytes;
-			part->iov_len -= bytes;
-			return;
-		}
-		bytes -= part->iov_len;
-		operation->vector_skipped++;
-	}
-}
-
 static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *operation)
 {
 	/* A stream has no positions, and a socket refuses any but the first. */
 	uint64_t offset =
-		operation->stream ? 0 : (uint64_t)operation->offset + operation->transferred;
+		operation->is_stream ? 0 : (uint64_t)operation->offset + operation->transferred;
 	const struct iovec *vector;
 	unsigned count;
 
 	vector = rest_of_vector(operation, &count);
-	if (is_write(operation))
-		io_uring_prep_writev(sqe, operation->hold, vector, count, offset);
+	if (ta_transfer_is_write(operation))
+		io_uring_prep_writev(sqe, operation->hold->file, vector, count, offset);
 	else
-		io_uring_prep_readv(sqe, operation->hold, vector, count, offset);
+		io_uring_prep_readv(sqe, operation->hold->file, vector, count, offset);
 	sqe->rw_flags = operation->flags & ~RWF_HIPRI;
 	sqe->ioprio = operation->io_priority;
 }
@@ -132,12 +111,14 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 	struct io_uring_sqe *sqe = next_sqe(uring);
 
 	if (operation->bounce)
-		io_uring_prep_read(sqe, operation->hold, operation->bounce,
+		io_uring_prep_read(sqe, operation->hold->file, operation->bounce,
 				   (unsigned)operation->bounce_bytes,
 				   (uint64_t)operation->offset + operation->transferred -
 					   operation->bounce_skip);
+	else if (operation->opcode == IO_CMD_POLL)
+		io_uring_prep_poll_add(sqe, operation->hold->file, operation->poll_events);
 	else if (operation->is_sync)
-		io_uring_prep_fsync(sqe, operation->hold,
+		io_uring_prep_fsync(sqe, operation->hold->file,
 				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
 	else
 		prepare_transfer(sqe, operation);
@@ -145,70 +126,12 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation);
 }
 
-static size_t bytes_left(const struct ta_operation *operation)
-{
-	size_t bytes = 0;
-	unsigned i;
-
-	for (i = operation->vector_skipped; i < operation->vector_count; i++)
-		bytes += operation->vector[i].iov_len;
-	return bytes;
-}
-
-/*
- * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
- * submitted (glusterfs switches it between requests).  It is read past the cache into a buffer that
- * is aligned, with all that covers what is asked for.  False: there is no such buffer.
- */
-static bool begin_bounce(struct ta_operation *operation)
-{
-	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
-	size_t bytes;
-
-	operation->bounce_skip = offset % BOUNCE_ALIGNMENT;
-	bytes = bytes_left(operation) + operation->bounce_skip;
-	bytes = (bytes + BOUNCE_ALIGNMENT - 1) / BOUNCE_ALIGNMENT * BOUNCE_ALIGNMENT;
-	if (bytes > BOUNCE_MAX)
-		return false;
-	operation->bounce = ta_pages_alloc(bytes);
-	operation->bounce_bytes = bytes;
-	return operation->bounce != NULL;
-}
-
-/* Copies to where the read was to go; returns the bytes, or the error. */
-static int end_bounce(struct ta_operation *operation, int result)
-{
-	size_t available = result > 0 && (size_t)result > operation->bounce_skip
-				   ? (size_t)result - operation->bounce_skip
-				   : 0;
-	const char *from = operation->bounce + operation->bounce_skip;
-	size_t copied = 0;
-	unsigned i;
-
-	for (i = operation->vector_skipped; i < operation->vector_count && copied < available;
-	     i++) {
-		const struct iovec *part = &operation->vector[i];
-		size_t bytes =
-			part->iov_len < available - copied ? part->iov_len : available - copied;
-
-		if (!ta_memory_probe(part->iov_base, bytes, true))
-			break;
-		memcpy(part->iov_base, from + copied, bytes);
-		copied += bytes;
-	}
-	ta_pages_free(operation->bounce, operation->bounce_bytes);
-	operation->bounce = NULL;
-	if (result < 0)
-		return result;
-	return available > 0 && copied == 0 ? -EFAULT : (int)copied;
-}
-
 static void issue_cancel(struct ta_uring *uring, struct ta_operation *operation)
 {
 	struct io_uring_sqe *sqe = next_sqe(uring);
 
 	io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)operation, 0);
-	io_uring_sqe_set_data64(sqe, DATA_CANCEL);
+	io_uring_sqe_set_data64(sqe, DATA_NOTHING);
 }
 
 /*
@@ -273,20 +196,10 @@ static void begin_queued(struct ta_uring *uring)
 			leave_queue(uring, operation);
 			ta_operation_ended(operation, -ESPIPE);
 		} else {
-			skip_bytes(operation, operation->transferred);
+			ta_transfer_skip(operation, operation->transferred);
 			issue(uring, operation, 0);
 		}
 	}
-}
-
-static bool has_rest(const struct ta_operation *operation)
-{
-	unsigned i;
-
-	for (i = operation->vector_skipped; i < operation->vector_count; i++)
-		if (operation->vector[i].iov_len > 0)
-			return true;
-	return false;
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -295,10 +208,15 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		ta_operation_ended(operation, result);
 		return;
 	}
+	if (operation->opcode == IO_CMD_POLL) {
+		leave_queue(uring, operation);
+		ta_operation_ended(operation, result);
+		return;
+	}
 	if (operation->bounce) {
-		result = end_bounce(operation, result);
-	} else if (result == -EINVAL && !operation->is_stream && !is_write(operation) &&
-		   begin_bounce(operation)) {
+		result = (int)ta_transfer_unbounce(operation, result);
+	} else if (result == -EINVAL && !operation->is_stream && !ta_transfer_is_write(operation) &&
+		   ta_transfer_bounce(operation)) {
 		issue(uring, operation, 0);
 		return;
 	}
@@ -311,9 +229,9 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
 	}
-	if (operation->stream && is_write(operation) && result > 0 && !operation->nonblocking) {
-		skip_bytes(operation, (size_t)result);
-		if (has_rest(operation)) {
+	if (operation->is_stream && ta_transfer_is_write(operation) && result > 0 && !operation->nonblocking) {
+		ta_transfer_skip(operation, (size_t)result);
+		if (ta_transfer_left(operation) > 0) {
 			operation->retried = false;
 			operation->transferred += (size_t)result;
 			issue(uring, operation, 0);
@@ -342,7 +260,9 @@ static unsigned reap(struct ta_uring *uring)
 		if (data == DATA_DOORBELL) {
 			if (!more)
 				arm_doorbell(uring);
-		} else if (data != DATA_CANCEL) {
+		} else if (data & DATA_SIGNALLED) {
+			ta_hold_release((struct ta_hold *)(uintptr_t)(data - DATA_SIGNALLED));
+		} else if (data != DATA_NOTHING) {
 			end(uring, (struct ta_operation *)(uintptr_t)data, result);
 		}
 	}
@@ -490,40 +410,17 @@ free_memory:
 	return result;
 }
 
-static int open_first(struct ta_process *process)
+int ta_uring_open(struct ta_process *process)
 {
 	int saved_errno = errno;
 	int result = make_uring(process);
 
 	errno = saved_errno;
 	if (result < 0)
-		ta_log("offloader: io_uring %s (%d); requests that would wait are left to kernel AIO",
-		       why_refused(result), -result);
+		ta_log("offloader: io_uring %s (%d)", why_refused(result), -result);
 	else
 		ta_log("offloader: io_uring");
-	atomic_store(&process->uring_state, result < 0 ? TA_URING_REFUSED : TA_URING_THERE);
-	ta_futex_wake(&process->uring_state, INT32_MAX);
 	return result;
-}
-
-/* 0 if there is a ring, made now if need be; negative if there will be none. */
-int ta_uring_open(void)
-{
-	struct ta_process *process = ta_process();
-	uint32_t state;
-
-	for (;;) {
-		state = atomic_load(&process->uring_state);
-		if (ta_likely(state == TA_URING_THERE))
-			return 0;
-		if (state == TA_URING_REFUSED)
-			return -ENOSYS;
-		if (state == TA_URING_BEING_TRIED)
-			ta_futex_wait(&process->uring_state, state, TA_NO_DEADLINE);
-		else if (atomic_compare_exchange_strong(&process->uring_state, &state,
-							TA_URING_BEING_TRIED))
-			return open_first(process);
-	}
 }
 
 /* ---- what the program's threads do ----------------------------------------------------------- */
@@ -534,15 +431,13 @@ int ta_uring_open(void)
  */
 static bool ring_is_lost(struct ta_uring *uring)
 {
-	struct ta_process *process = ta_process();
 	struct io_uring_probe probe;
 
 	memset(&probe, 0, sizeof(probe));
 	if (ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_PROBE, &probe,
 			0) == 0)
 		return false;
-	if (atomic_exchange(&process->uring_state, TA_URING_REFUSED) != TA_URING_REFUSED)
-		ta_log("offloader: the program has closed the ring's descriptor; it is not used any more");
+	ta_offload_lost(&ta_uring_offloader);
 	return true;
 }
 
@@ -565,7 +460,7 @@ static int update_hold(struct ta_uring *uring, uint32_t hold, int fd)
 /*
  * A registered-file slot that holds the open file behind fd; -EBADF, or -ENFILE when all are taken.
  */
-int ta_uring_capture(int fd)
+static int capture(int fd)
 {
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
@@ -588,7 +483,7 @@ int ta_uring_capture(int fd)
 	return result != -EBADF || ring_is_lost(uring) ? -ENFILE : -EBADF;
 }
 
-void ta_uring_release(int hold)
+static void release(int hold)
 {
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
@@ -621,14 +516,8 @@ static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
 		ta_syscall3(SYS_write, uring->doorbell, &one, sizeof(one));
 }
 
-void ta_uring_submit_locked(struct ta_operation *operation)
+static void submit(struct ta_operation *operation)
 {
-	enqueue(the_uring(), operation);
-}
-
-void ta_uring_submit(struct ta_operation *operation)
-{
-	ta_lock(&ta_process()->offload_lock);
 	enqueue(the_uring(), operation);
 }
 
@@ -637,7 +526,7 @@ void ta_uring_submit(struct ta_operation *operation)
  * keeps the operation from ending and its address from meaning another; the kernel's call does not
  * wait for it.
  */
-int ta_uring_cancel(struct ta_operation *operation)
+static int cancel(struct ta_operation *operation)
 {
 	struct io_uring_sync_cancel_reg target;
 	int saved_errno = errno;
@@ -654,7 +543,7 @@ int ta_uring_cancel(struct ta_operation *operation)
 	return result < 0 ? result : 0;
 }
 
-void ta_uring_abandon(struct ta_operation *operation)
+static void abandon(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
 
@@ -666,3 +555,35 @@ void ta_uring_abandon(struct ta_operation *operation)
 	operation->abandon_wanted = true;
 	enqueue(the_uring(), operation);
 }
+
+/*
+ * On the ring thread.  The eventfd is a registered file, so only the ring can write to it; and it
+ * does that in a thread of the kernel's, which shall not wait: one at its maximum is polled first.
+ */
+static void signal_eventfd(struct ta_hold *hold)
+{
+	static const uint64_t one = 1;
+	struct ta_uring *uring = the_uring();
+	struct io_uring_sqe *sqe;
+
+	if (io_uring_sq_space_left(&uring->ring) < 2)
+		io_uring_submit(&uring->ring);
+	sqe = next_sqe(uring);
+	io_uring_prep_poll_add(sqe, hold->file, POLLOUT);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_IO_LINK);
+	io_uring_sqe_set_data64(sqe, DATA_NOTHING);
+	sqe = next_sqe(uring);
+	io_uring_prep_write(sqe, hold->file, &one, sizeof(one), 0);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_ASYNC);
+	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)hold + DATA_SIGNALLED);
+}
+
+const struct ta_offloader ta_uring_offloader = {
+	.name = "uring",
+	.capture = capture,
+	.release = release,
+	.submit = submit,
+	.cancel = cancel,
+	.abandon = abandon,
+	.signal = signal_eventfd,
+};

@@ -32,6 +32,12 @@
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
 #endif
+#ifndef RWF_APPEND
+#define RWF_APPEND 0x00000010
+#endif
+#ifndef RWF_NOAPPEND
+#define RWF_NOAPPEND 0x00000020
+#endif
 
 /* The data field of a proxy's event tells it from a wake-up. */
 #define PROXY_TAG ((void *)1)
@@ -58,18 +64,17 @@ struct ta_operation *ta_operation_alloc(void)
 	ta_unlock(&process->offload_lock);
 	if (operation) {
 		memset(operation, 0, sizeof(*operation));
-		operation->hold = -1;
 		operation->resfd = -1;
 	}
 	return operation;
 }
 
-/* Its file is released already. */
+/* Its files are released already. */
 void ta_operation_free(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
 
-	ta_assert(operation->hold < 0);
+	ta_assert(!operation->hold && !operation->eventfd);
 	if (operation->vector_bytes > 0)
 		ta_pages_free(operation->vector_memory, operation->vector_bytes);
 	ta_lock(&process->offload_lock);
@@ -147,23 +152,42 @@ static int check_offset(const struct ta_operation *operation)
 	return 0;
 }
 
-static bool is_write(const struct ta_operation *operation)
-{
-	return operation->opcode == IO_CMD_PWRITE || operation->opcode == IO_CMD_PWRITEV;
-}
-
 static int check_access(const struct ta_operation *operation, long flags)
 {
 	long access = flags & O_ACCMODE;
 
 	if (flags & O_PATH || access == O_ACCMODE)
 		return -EBADF;
-	return access == (is_write(operation) ? O_RDONLY : O_WRONLY) ? -EBADF : 0;
+	return access == (ta_transfer_is_write(operation) ? O_RDONLY : O_WRONLY) ? -EBADF : 0;
 }
 
-/* The checks that io_submit would have made, in its order; the capture of the file is the last. */
-static int check_request(struct ta_context *context, struct ta_operation *operation,
-			 const struct iocb *iocb, long file_flags)
+static bool is_transfer(const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IO_CMD_PREAD || iocb->aio_lio_opcode == IO_CMD_PREADV ||
+	       iocb->aio_lio_opcode == IO_CMD_PWRITE || iocb->aio_lio_opcode == IO_CMD_PWRITEV;
+}
+
+/*
+ * What the kernel would say to the priority of a transfer: it is checked before anybody looks for
+ * the process that it is for, and there is none of that number.
+ */
+static int check_priority(const struct iocb *iocb)
+{
+	const long which_process = 1, no_process = INT_MAX;
+	long result;
+
+	if (!(iocb->u.c.flags & IOCB_FLAG_IOPRIO) || !is_transfer(iocb))
+		return 0;
+	result = ta_syscall3(SYS_ioprio_set, which_process, no_process,
+			     (unsigned short)iocb->aio_reqprio);
+	return result == -EINVAL || result == -EPERM ? (int)result : 0;
+}
+
+/*
+ * What the kernel asks of any request, in its order: reserved fields, the descriptor, the eventfd,
+ * the opcode.
+ */
+static int check_head(struct ta_context *context, const struct iocb *iocb, long file_flags)
 {
 	int result;
 
@@ -171,14 +195,30 @@ static int check_request(struct ta_context *context, struct ta_operation *operat
 		return -EINVAL;
 	if (file_flags < 0)
 		return (int)file_flags;
-	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO)) {
-		result = ta_kaio_check(context->kernel_handle, iocb);
-		if (result < 0)
-			return result;
+	if (file_flags & O_PATH)
+		return -EBADF;
+	if (context->mode == TA_CONTEXT_OFFLOADED) {
+		result = ta_eventfd_check(context, iocb);
+		if (result == 0 && !is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
+			result = -EINVAL;
+		return result < 0 ? result : check_priority(iocb);
 	}
-	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
-		operation->resfd = (int)iocb->u.c.resfd;
-	result = check_access(operation, file_flags);
+	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO))
+		return ta_kaio_check(context->kernel_handle, iocb);
+	return 0;
+}
+
+/* The checks that io_submit would have made, in its order; the capture of the file is the last. */
+static int check_transfer(struct ta_context *context, struct ta_operation *operation,
+			  const struct iocb *iocb, long file_flags)
+{
+	int result = 0;
+
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		result = ta_file_check_flags(iocb->aio_fildes, file_flags, operation->flags,
+					     ta_transfer_is_write(operation));
+	if (result == 0)
+		result = check_access(operation, file_flags);
 	if (result == 0)
 		result = copy_buffers(operation, iocb);
 	if (result == 0)
@@ -280,7 +320,7 @@ static void leave_stream(struct ta_operation *operation)
 	if (--stream->users == 0)
 		drop_empty_stream(process, stream);
 	if (successor && !successor->cancelled)
-		ta_uring_submit_locked(successor);
+		successor->offloader->submit(successor);
 	else
 		ta_unlock(&process->offload_lock);
 }
@@ -291,7 +331,7 @@ static int prepare_stream(struct ta_operation *operation, const struct ta_file_i
 	struct ta_process *process = ta_process();
 
 	ta_lock(&process->offload_lock);
-	operation->stream = find_or_make_stream(process, identity, is_write(operation));
+	operation->stream = find_or_make_stream(process, identity, ta_transfer_is_write(operation));
 	if (operation->stream)
 		operation->stream->users++;
 	ta_unlock(&process->offload_lock);
@@ -313,13 +353,6 @@ static void forget_stream(struct ta_operation *operation)
 
 /* ---- prepare, start, discard ----------------------------------------------------------------- */
 
-/* A guess that may be wrong: whether asking for an operation makes sense at all. */
-bool ta_offload_possible(void)
-{
-	return atomic_load_explicit(&ta_process()->uring_state, memory_order_relaxed) !=
-	       TA_URING_REFUSED;
-}
-
 /* Is the request one for the offloader, now that the file is looked at again? */
 static bool is_ours(const struct ta_operation *operation, const struct ta_file_identity *identity,
 		    long file_flags)
@@ -331,15 +364,36 @@ static bool is_ours(const struct ta_operation *operation, const struct ta_file_i
 		return true;
 	case S_IFREG:
 	case S_IFBLK:
-		return !is_write(operation) && !(file_flags & O_DIRECT);
+		return !ta_transfer_is_write(operation) && !(file_flags & O_DIRECT);
 	default:
 		return false;
 	}
 }
 
-static bool is_stream(const struct ta_file_identity *identity)
+/* A pipe, socket or terminal: one request at a time, in order. */
+static int line_up(struct ta_operation *operation, const struct ta_file_identity *identity,
+		   long file_flags)
 {
-	return !S_ISREG(identity->mode) && !S_ISBLK(identity->mode);
+	operation->is_stream = true;
+	operation->is_socket = S_ISSOCK(identity->mode);
+	operation->nonblocking = file_flags & O_NONBLOCK;
+	/* An io_uring waits for pipes and sockets even so, unless told not to; others it does not. */
+	if (operation->nonblocking && (S_ISFIFO(identity->mode) || operation->is_socket))
+		operation->flags |= RWF_NOWAIT;
+	/* As the kernel has it: pipes ignore an offset, sockets do not. */
+	operation->illegal_seek = operation->is_socket && operation->offset > 0;
+	return prepare_stream(operation, identity);
+}
+
+/* Appends to a file come to stand in it in the order of their submission. */
+static bool appends(const struct ta_operation *operation, const struct ta_file_identity *identity,
+		    long file_flags)
+{
+	if (!ta_transfer_is_write(operation) || !S_ISREG(identity->mode))
+		return false;
+	if (operation->flags & RWF_NOAPPEND)
+		return false;
+	return file_flags & O_APPEND || operation->flags & RWF_APPEND;
 }
 
 /*
@@ -349,73 +403,124 @@ static bool is_stream(const struct ta_file_identity *identity)
 static int capture_request(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
 			   bool *operation_is_ours)
 {
+	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
 	struct ta_file_identity identity;
 	int result = ta_file_identify(iocb->aio_fildes, &identity);
+	bool is_stream;
 
 	if (result < 0)
 		return result;
-	*operation_is_ours = is_ours(operation, &identity, file_flags);
-	if (*operation_is_ours && is_stream(&identity) && (file_flags & O_NONBLOCK))
+	if (is_offloaded && !ta_transfer_is_write(operation) &&
+	    ta_file_has_no_read(iocb->aio_fildes, identity.mode))
+		return -EINVAL;
+	is_stream = ta_file_is_stream(iocb->aio_fildes, identity.mode);
+	*operation_is_ours = is_offloaded || is_ours(operation, &identity, file_flags);
+	if (*operation_is_ours && !is_offloaded && is_stream && (file_flags & O_NONBLOCK))
 		/* The kernel does not wait there; it is ours only if it must stand in line. */
-		*operation_is_ours = stream_is_busy(&identity, is_write(operation));
+		*operation_is_ours = stream_is_busy(&identity, ta_transfer_is_write(operation));
 	if (!*operation_is_ours)
 		return 0;
-	if (is_stream(&identity)) {
-		operation->is_stream = true;
-		operation->nonblocking = file_flags & O_NONBLOCK;
-		/*
-		 * An io_uring waits for pipes and sockets even so, unless told not to; terminals it
-		 * does not.
-		 */
-		if (operation->nonblocking && !S_ISCHR(identity.mode))
-			operation->flags |= RWF_NOWAIT;
-		/* As the kernel has it: pipes ignore an offset, sockets do not. */
-		operation->illegal_seek = S_ISSOCK(identity.mode) && operation->offset > 0;
+	if (is_stream)
+		result = line_up(operation, &identity, file_flags);
+	else if (is_offloaded && appends(operation, &identity, file_flags))
 		result = prepare_stream(operation, &identity);
-		if (result < 0)
-			return result;
-	}
-	result = ta_uring_capture(iocb->aio_fildes);
-	if (result == -ENFILE) {
+	if (result < 0)
+		return result;
+	result = ta_hold_take(operation->offloader, iocb->aio_fildes, &identity, file_flags,
+			      &operation->hold);
+	if (result == 0 && is_offloaded)
+		result = ta_eventfd_capture(operation, iocb);
+	if (result == -ENFILE && !is_offloaded) {
 		/* No place to hold one more file: better slowly than not at all. */
 		*operation_is_ours = false;
 		return 0;
 	}
-	operation->hold = result;
-	return result < 0 ? result : 0;
+	return result == -ENFILE ? -EAGAIN : result;
 }
 
 /*
- * Makes an operation of a read or write.  0 with *prepared NULL: the kernel does it better, or
- * nobody else can.  Errors are what io_submit returns for such a request.
+ * A POLL in an offloaded context.  What is ready now has its answer, as from the kernel; the rest
+ * waits for its file.
  */
-int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
-			 struct ta_operation **prepared)
+static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb, long file_flags)
 {
-	const struct iocb *iocb = &slot->iocb;
-	struct ta_operation *operation;
-	bool operation_is_ours = false;
-	long file_flags;
+	struct ta_file_identity identity;
+	uint64_t events;
 	int result;
 
-	*prepared = NULL;
-	slot->state = TA_SLOT_KERNEL;
-	if (ta_uring_open() < 0)
+	memcpy(&events, &iocb->u.c.buf, sizeof(events));
+	if (events > UINT16_MAX || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags)
+		return -EINVAL;
+	operation->poll_events = (uint16_t)events;
+	result = ta_file_identify(iocb->aio_fildes, &identity);
+	if (result < 0)
+		return result;
+	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events);
+	if (operation->ready_result != 0) {
+		operation->is_ready = true;
 		return 0;
-	operation = ta_operation_alloc();
+	}
+	if (!ta_file_polls_once(iocb->aio_fildes, identity.mode, file_flags))
+		return -EINVAL;
+	result = ta_hold_take(operation->offloader, iocb->aio_fildes, &identity, file_flags,
+			      &operation->hold);
+	if (result == 0)
+		result = ta_eventfd_capture(operation, iocb);
+	return result == -ENFILE ? -EAGAIN : result;
+}
+
+static struct ta_operation *new_operation(struct ta_context *context, struct ta_slot *slot,
+					  const struct ta_offloader *offloader)
+{
+	struct ta_operation *operation = ta_operation_alloc();
+	const struct iocb *iocb = &slot->iocb;
+
 	if (!operation)
-		return -EAGAIN;
+		return NULL;
 	operation->context = context;
 	operation->slot = slot;
+	operation->offloader = offloader;
 	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
 	operation->flags = (int)iocb->aio_rw_flags;
 	operation->offset = iocb->u.c.offset;
 	if (iocb->u.c.flags & IOCB_FLAG_IOPRIO)
 		operation->io_priority = (uint16_t)iocb->aio_reqprio;
+	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
+		operation->resfd = (int)iocb->u.c.resfd;
+	return operation;
+}
+
+/*
+ * Makes an operation of a request.  0 with *prepared NULL: the kernel does it better, or nobody
+ * else can; not so in an offloaded context.  Errors are what io_submit returns for such a request.
+ */
+int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
+			 struct ta_operation **prepared)
+{
+	const struct ta_offloader *offloader = ta_offload_open();
+	const struct iocb *iocb = &slot->iocb;
+	struct ta_operation *operation;
+	bool operation_is_ours = true;
+	long file_flags;
+	int result;
+
+	*prepared = NULL;
+	if (context->mode != TA_CONTEXT_OFFLOADED)
+		slot->state = TA_SLOT_KERNEL;
+	if (!offloader)
+		return context->mode == TA_CONTEXT_OFFLOADED ? -EAGAIN : 0;
+	operation = new_operation(context, slot, offloader);
+	if (!operation)
+		return -EAGAIN;
 	file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
-	result = check_request(context, operation, iocb, file_flags);
-	if (result == 0)
-		result = capture_request(operation, iocb, file_flags, &operation_is_ours);
+	result = check_head(context, iocb, file_flags);
+	if (result == 0 && iocb->aio_lio_opcode == IO_CMD_POLL) {
+		result = prepare_poll(operation, iocb, file_flags);
+	} else if (result == 0) {
+		result = check_transfer(context, operation, iocb, file_flags);
+		if (result == 0)
+			result = capture_request(operation, iocb, file_flags, &operation_is_ours);
+	}
 	if (result < 0 || !operation_is_ours) {
 		ta_operation_discard(operation);
 		return result;
@@ -425,13 +530,19 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 	return 0;
 }
 
+static void release_files(struct ta_operation *operation)
+{
+	ta_hold_release(operation->hold);
+	operation->hold = NULL;
+}
+
 /* Not accepted after all: as if it had never been. */
 void ta_operation_discard(struct ta_operation *operation)
 {
 	forget_stream(operation);
-	if (operation->hold >= 0)
-		ta_uring_release(operation->hold);
-	operation->hold = -1;
+	release_files(operation);
+	ta_hold_release(operation->eventfd);
+	operation->eventfd = NULL;
 	ta_operation_free(operation);
 }
 
@@ -447,11 +558,11 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	bool runs = true;
 
 	operation->state = state;
-	if (is_write(operation) || operation->is_sync)
+	if (ta_transfer_is_write(operation) || operation->is_sync)
 		atomic_fetch_add(&ta_process()->owed_at_exit, 1);
-	else
+	else if (operation->opcode != IO_CMD_POLL)
 		atomic_fetch_add(&ta_process()->reads_offloaded, 1);
-	if (operation->resfd >= 0)
+	if (operation->resfd >= 0 && context->mode == TA_CONTEXT_MEDIATED)
 		ta_proxy_arm(operation);
 	ta_lock(&context->lock);
 	context->operations++;
@@ -475,16 +586,30 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	return runs;
 }
 
+void ta_operation_submit(struct ta_operation *operation)
+{
+	ta_lock(&ta_process()->offload_lock);
+	operation->offloader->submit(operation);
+}
+
 void ta_operation_start(struct ta_operation *operation)
 {
-	if (ta_operation_enroll(operation, TA_OPERATION_QUEUED))
-		ta_uring_submit(operation);
+	bool runs = ta_operation_enroll(operation, operation->is_ready ? TA_OPERATION_ENDED
+								       : TA_OPERATION_QUEUED);
+
+	if (operation->is_ready)
+		ta_operation_ended(operation, operation->ready_result);
+	else if (runs)
+		ta_operation_submit(operation);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static void settle_exit(struct ta_process *process, bool write_or_sync)
+/* What was counted when the operation was enrolled. */
+static void settle_counts(struct ta_process *process, bool write_or_sync, bool is_poll)
 {
+	if (is_poll)
+		return;
 	if (!write_or_sync)
 		atomic_fetch_sub(&process->reads_offloaded, 1);
 	else if (atomic_fetch_sub(&process->owed_at_exit, 1) == 1)
@@ -494,16 +619,15 @@ static void settle_exit(struct ta_process *process, bool write_or_sync)
 /* One operation is over: its event, and what was counted for it. */
 void ta_operation_finish(struct ta_operation *operation, long result)
 {
-	bool write_or_sync = is_write(operation) || operation->is_sync;
+	bool write_or_sync = ta_transfer_is_write(operation) || operation->is_sync;
+	bool is_poll = operation->opcode == IO_CMD_POLL;
 
-	if (operation->hold >= 0)
-		ta_uring_release(operation->hold);
-	operation->hold = -1;
+	release_files(operation);
 	if (operation->object)
 		ta_passthrough_finished(operation);
 	else
 		ta_complete(operation, result);
-	settle_exit(ta_process(), write_or_sync);
+	settle_counts(ta_process(), write_or_sync, is_poll);
 }
 
 /* From the offloader: the operation's last part has ended. */
@@ -513,11 +637,19 @@ void ta_operation_ended(struct ta_operation *operation, long result)
 		ta_sync_ended(operation, result);
 		return;
 	}
+	if (operation->opcode == IO_CMD_POLL && result == -ECANCELED)
+		/* As the kernel says it. */
+		result = 0;
 	if (result >= 0 || operation->transferred > 0)
 		result = (long)operation->transferred + (result > 0 ? result : 0);
 	if (operation->stream)
 		leave_stream(operation);
 	ta_operation_finish(operation, result);
+}
+
+static bool may_wait_for_ever(const struct ta_operation *operation)
+{
+	return operation->is_stream || operation->opcode == IO_CMD_POLL;
 }
 
 /*
@@ -541,17 +673,17 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	if (operation->state == TA_OPERATION_QUEUED) {
 		operation->cancelled = true;
 		/*
-		 * One at the head is in the ring thread's queue, or about to be put there; another
+		 * One at the head is in the offloader's queue, or about to be put there; another
 		 * must not wait for its turn.
 		 */
-		if (waits_in_stream)
-			ta_uring_submit_locked(operation);
+		if (waits_in_stream || operation->is_queued)
+			operation->offloader->submit(operation);
 		else
 			ta_unlock(&process->offload_lock);
 		return -EINPROGRESS;
 	}
 	ta_unlock(&process->offload_lock);
-	if (operation->is_stream && ta_uring_cancel(operation) == 0)
+	if (may_wait_for_ever(operation) && operation->offloader->cancel(operation) == 0)
 		return -EINPROGRESS;
 	return -EAGAIN;
 }
@@ -559,8 +691,8 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 /* io_destroy: as cancel, but nothing is left undone where the answer would be "too late". */
 void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
 {
-	if (ta_operation_cancel(operation, work) == -EAGAIN && operation->is_stream)
-		ta_uring_abandon(operation);
+	if (ta_operation_cancel(operation, work) == -EAGAIN && may_wait_for_ever(operation))
+		operation->offloader->abandon(operation);
 }
 
 /* ---- eventfds -------------------------------------------------------------------------------- */
@@ -597,7 +729,9 @@ void ta_proxy_fire(struct ta_operation *operation)
 	struct ta_context *context = operation->context;
 	struct io_event unused_event;
 
-	if (operation->has_proxy)
+	if (operation->eventfd)
+		operation->offloader->signal(operation->eventfd);
+	else if (operation->has_proxy)
 		ta_kaio_cancel(context->kernel_handle, &operation->proxy, &unused_event);
 	else
 		ta_eventfd_signal(context, operation->resfd);
@@ -610,12 +744,41 @@ void ta_eventfd_signal(struct ta_context *context, int eventfd)
 	const struct timespec zero = { 0, 0 };
 	const uint64_t one = 1;
 
-	if (ta_kaio_post(context->kernel_handle, eventfd) != -EAGAIN)
+	if (context->mode == TA_CONTEXT_MEDIATED &&
+	    ta_kaio_post(context->kernel_handle, eventfd) != -EAGAIN)
 		return;
 	/*
-	 * No place in the ring.  At its maximum an eventfd is not writable, and readable as it
-	 * should be.
+	 * No place in the ring, or no ring.  At its maximum an eventfd is not writable, and
+	 * readable as it should be.
 	 */
 	if (ta_syscall5(SYS_ppoll, &writable, 1, &zero, NULL, 8) == 1)
 		ta_syscall3(SYS_write, eventfd, &one, sizeof(one));
+}
+
+/* IOCB_FLAG_RESFD in an offloaded context, as the kernel checks it: 0, -EBADF or -EINVAL. */
+int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb)
+{
+	struct ta_file_identity unused_identity;
+
+	if (!(iocb->u.c.flags & IOCB_FLAG_RESFD))
+		return 0;
+	ta_assert(context->mode == TA_CONTEXT_OFFLOADED);
+	return ta_file_eventfd((int)iocb->u.c.resfd, &unused_identity);
+}
+
+/* Takes hold of the program's eventfd for the end of the operation. */
+int ta_eventfd_capture(struct ta_operation *operation, const struct iocb *iocb)
+{
+	struct ta_file_identity identity;
+	int fd = (int)iocb->u.c.resfd;
+	int result;
+
+	if (!(iocb->u.c.flags & IOCB_FLAG_RESFD))
+		return 0;
+	result = ta_file_eventfd(fd, &identity);
+	if (result < 0)
+		return result;
+	if (identity.inode == TA_UNKNOWN_EVENTFD)
+		return ta_hold_take_alone(operation->offloader, fd, &operation->eventfd);
+	return ta_hold_take(operation->offloader, fd, &identity, 0, &operation->eventfd);
 }

@@ -27,7 +27,8 @@ void ta_assist_want(struct ta_context *context, struct ta_work *work)
 {
 	struct ta_process *process = ta_process();
 
-	bool ends_by_itself = context->dying && context->mode == TA_CONTEXT_MEDIATED;
+	bool ends_by_itself = context->mode == TA_CONTEXT_OFFLOADED ||
+			      (context->dying && context->mode == TA_CONTEXT_MEDIATED);
 
 	if ((context->owed == 0 && context->trials == 0) || context->assisted || ends_by_itself)
 		return;

@@ -177,10 +177,24 @@ void ta_wake_satisfied(struct ta_context *context, struct ta_work *work)
 		else
 			ta_waiter_wake(waiter);
 	}
-	if (post && context->driver_asleep && !context->wake_posted) {
-		context->wake_posted = true;
-		work->wake_driver = true;
+	if (post)
+		ta_driver_wake(context, work);
+}
+
+/*
+ * The driver must look again.  The lock is held; the wake-up is left to work where it is an event
+ * to be posted.
+ */
+void ta_driver_wake(struct ta_context *context, struct ta_work *work)
+{
+	if (!context->driver_asleep || context->wake_posted)
+		return;
+	if (context->mode == TA_CONTEXT_OFFLOADED) {
+		ta_waiter_wake(context->driver);
+		return;
 	}
+	context->wake_posted = true;
+	work->wake_driver = true;
 }
 
 static void link_waiter(struct ta_context *context, struct ta_waiter *waiter)
@@ -217,7 +231,7 @@ void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct 
 		context->driver_is_assistant = false;
 		context->driver_asleep = false;
 	}
-	if (context->driver)
+	if (context->driver || context->mode == TA_CONTEXT_OFFLOADED)
 		return;
 	if (context->waiters)
 		ta_waiter_wake(context->waiters);
@@ -237,9 +251,25 @@ static bool may_be_unpostable(const struct ta_context *context)
 bool ta_driver_must_look(struct ta_context *context)
 {
 	if (!context->driver_asleep || context->driver_sliced || context->wake_posted ||
-	    !may_be_unpostable(context))
+	    context->mode == TA_CONTEXT_OFFLOADED || !may_be_unpostable(context))
 		return false;
 	context->wake_posted = true;
+	return true;
+}
+
+/*
+ * In an offloaded context nothing is driven but its destruction: the last driver sleeps on its own
+ * word until a request has ended.
+ */
+static bool sleep_as_destroyer(struct ta_context *context, struct ta_waiter *self,
+			       int64_t deadline_ns)
+{
+	atomic_store(&self->word, 0);
+	context->driver_asleep = true;
+	ta_unlock(&context->lock);
+	ta_futex_wait(&self->word, 0, deadline_ns);
+	ta_lock(&context->lock);
+	context->driver_asleep = false;
 	return true;
 }
 
@@ -255,6 +285,8 @@ bool ta_drive_once(struct ta_context *context, struct ta_waiter *self, int64_t d
 	int result;
 
 	*error = 0;
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		return sleep_as_destroyer(context, self, deadline_ns);
 	context->driver_sliced = may_be_unpostable(context);
 	if (context->driver_sliced) {
 		int64_t slice_ns = ta_now_ns() + UNPOSTABLE_SLICE_NS;
@@ -323,6 +355,9 @@ static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *sel
  */
 static bool become_driver(struct ta_context *context, struct ta_waiter *self)
 {
+	/* Where nothing comes from the kernel, whatever ends wakes those whom it satisfies. */
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		return false;
 	if (context->driver && context->driver != self && !context->driver_is_assistant)
 		return false;
 	if (context->driver != self) {
@@ -456,6 +491,14 @@ static TA_COLD int begin_to_wait(struct ta_context *context, const struct ta_wai
 	return result;
 }
 
+/* Lets the signals that the mask opens be delivered, as a wait that finds nothing would. */
+static int poll_signals(const sigset_t *mask)
+{
+	const struct timespec zero = { 0, 0 };
+
+	return (int)ta_syscall5(SYS_ppoll, NULL, 0, &zero, mask, 8);
+}
+
 /*
  * io_getevents(3), io_pgetevents, and io_queue_wait (peek).  The arguments are checked; only the
  * handle is not.
@@ -464,13 +507,13 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 {
 	struct ta_context *context = ta_context_lock(process, handle);
 	struct ta_work work = { 0 };
-	unsigned long kernel_handle;
 	long taken;
 
 	if (ta_unlikely(!context))
 		return -EINVAL;
-	kernel_handle = context->kernel_handle;
 	if (ta_unlikely(context->mode == TA_CONTEXT_PASSTHROUGH)) {
+		unsigned long kernel_handle = context->kernel_handle;
+
 		ta_unlock(&context->lock);
 		return ta_kaio_getevents(kernel_handle, wait->min_nr, wait->nr, wait->events,
 					 wait->timeout, wait->mask);
@@ -489,8 +532,7 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 	}
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
-	if (ta_unlikely(wait->mask != NULL) &&
-	    ta_kaio_poll_signals(kernel_handle, wait->mask) == -EINTR && taken == 0)
+	if (ta_unlikely(wait->mask != NULL) && poll_signals(wait->mask) == -EINTR && taken == 0)
 		return -EINTR;
 	return (int)taken;
 }

@@ -14,7 +14,7 @@
  * whoever drains its event, has it.  A batch that was accepted whole is not touched again, since
  * its slots may be in new hands by the time the system call returns.
  */
-#include "internal.h"
+#include "offload.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -187,16 +187,18 @@ static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t 
 
 	if (ta_unlikely(!descriptor))
 		return -EAGAIN;
+	if (ta_unlikely(!descriptor->open) && ta_epoch_open(context, descriptor) < 0)
+		return -EAGAIN;
+	slot->epoch = descriptor->open;
+	slot->epoch->in_flight++;
+	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED))
+		return 0;
 	if (*tick_ns == 0)
 		*tick_ns = ta_tick_ns();
 	if (ta_unlikely(descriptor->tick_ns != *tick_ns)) {
 		ta_file_classify(descriptor);
 		descriptor->tick_ns = *tick_ns;
 	}
-	if (ta_unlikely(!descriptor->open) && ta_epoch_open(context, descriptor) < 0)
-		return -EAGAIN;
-	slot->epoch = descriptor->open;
-	slot->epoch->in_flight++;
 	if (ta_unlikely(descriptor->file_class != TA_FILE_KERNEL))
 		route_transfer(batch, slot, descriptor);
 	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) &&
@@ -255,6 +257,10 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 	slot->state = TA_SLOT_KERNEL;
 	slot->flags = 0;
 	slot->sequence = ++context->sequence;
+	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED)) {
+		slot->state = TA_SLOT_SUBMITTING;
+		batch->mixed = true;
+	}
 	switch (slot->iocb.aio_lio_opcode) {
 	case IO_CMD_PREAD:
 	case IO_CMD_PWRITE:
@@ -333,7 +339,7 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 	batch->count = from;
 	/* A destroyer may sleep for these slots. */
 	if (context->dying)
-		work->wake_driver = true;
+		ta_driver_wake(context, work);
 }
 
 /* Takes the batch's own out of the trials that have ended, whoever drained them. */
@@ -845,7 +851,7 @@ static struct ta_slot *oldest_request(struct ta_context *context, const struct i
 	struct ta_slot *oldest = NULL;
 	uint32_t i;
 
-	for (i = 0; i < context->slot_count; i++) {
+	for (i = 0; i < context->touched_slots; i++) {
 		struct ta_slot *slot = &context->slots[i];
 
 		if (slot->state == TA_SLOT_FREE || slot->state == TA_SLOT_READY ||

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The process's state, the environment, and the log.
+ * The process's state, the environment, the choice of the offloader, and the log.
  *
  * The environment is read once, by secure_getenv, and here alone.  The settings survive fork (they
  * are no state); the state does not.
  */
-#include "internal.h"
+#include "offload.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 _Atomic(struct ta_process *) ta_process_pointer;
 
@@ -25,7 +26,38 @@ static _Atomic bool settings_read;
  * open more, of which the latest count.
  */
 #define INHERITED_MAX 8
-static _Atomic int inherited[INHERITED_MAX];
+static _Atomic uint64_t inherited[INHERITED_MAX];
+
+/* Workers at most: enough for a disk at depth 32 beside a file that hangs. */
+#define THREADS_DEFAULT 64
+#define THREADS_MAX 1024
+
+static enum ta_engine engine_named(const char *name)
+{
+	static const char *const names[] = {
+		[TA_ENGINE_AUTO] = "auto",
+		[TA_ENGINE_NATIVE] = "native",
+		[TA_ENGINE_URING] = "uring",
+		[TA_ENGINE_THREADS] = "threads",
+	};
+	unsigned i;
+
+	if (!name || !*name)
+		return TA_ENGINE_AUTO;
+	for (i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (strcmp(name, names[i]) == 0)
+			return (enum ta_engine)i;
+	return TA_ENGINE_UNKNOWN;
+}
+
+static unsigned threads_wanted(const char *number)
+{
+	unsigned long threads = number ? strtoul(number, NULL, 10) : 0;
+
+	if (threads == 0)
+		return THREADS_DEFAULT;
+	return threads > THREADS_MAX ? THREADS_MAX : (unsigned)threads;
+}
 
 static void read_settings(void)
 {
@@ -35,11 +67,9 @@ static void read_settings(void)
 	 */
 	if (atomic_load_explicit(&settings_read, memory_order_acquire))
 		return;
-	settings.engine = secure_getenv("TRUEAIO_ENGINE");
+	settings.engine = engine_named(secure_getenv("TRUEAIO_ENGINE"));
+	settings.threads = threads_wanted(secure_getenv("TRUEAIO_THREADS"));
 	settings.log = secure_getenv("TRUEAIO_LOG");
-	settings.forced_native = settings.engine && strcmp(settings.engine, "native") == 0;
-	settings.unknown_engine = settings.engine && *settings.engine && !settings.forced_native &&
-				  strcmp(settings.engine, "auto") != 0;
 	atomic_store_explicit(&settings_read, true, memory_order_release);
 }
 
@@ -81,34 +111,44 @@ void ta_log(const char *format, ...)
 	ta_syscall1(SYS_close, fd);
 }
 
+/* The number and, of a socket, its inode, which the numbers of others do not have.  Never zero. */
+#define INHERITED_INODE_SHIFT 24
+
+static uint64_t inherited_entry(int fd)
+{
+	struct stat status;
+	bool is_socket = ta_syscall2(SYS_fstat, fd, &status) == 0 && S_ISSOCK(status.st_mode);
+
+	return (is_socket ? (uint64_t)status.st_ino << INHERITED_INODE_SHIFT : 0) |
+	       ((uint64_t)fd + 1);
+}
+
 void ta_inherited_add(int fd)
 {
+	uint64_t entry = inherited_entry(fd);
 	int i;
 
 	for (i = 0; i < INHERITED_MAX; i++) {
-		int empty = 0;
+		uint64_t empty = 0;
 
-		if (atomic_compare_exchange_strong(&inherited[i], &empty, fd + 1))
+		if (atomic_compare_exchange_strong(&inherited[i], &empty, entry))
 			return;
 	}
-	atomic_store(&inherited[fd % INHERITED_MAX], fd + 1);
-}
-
-/* The number is closed by us, not by a child. */
-void ta_inherited_remove(int fd)
-{
-	int i;
-
-	for (i = 0; i < INHERITED_MAX; i++)
-		atomic_compare_exchange_strong(&inherited[i], &(int){ fd + 1 }, 0);
+	atomic_store(&inherited[fd % INHERITED_MAX], entry);
 }
 
 /* The number may be the program's by now: only what still looks like ours is closed. */
-static void close_inherited(int fd)
+static void close_inherited(uint64_t entry)
 {
-	char path[32], target[32];
+	int fd = (int)(entry & ((1u << INHERITED_INODE_SHIFT) - 1)) - 1;
+	char path[40], target[32];
 	long length;
 
+	if (entry >> INHERITED_INODE_SHIFT) {
+		if (inherited_entry(fd) == entry)
+			ta_syscall1(SYS_close, fd);
+		return;
+	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	length = ta_syscall4(SYS_readlinkat, AT_FDCWD, path, target, sizeof(target) - 1);
 	if (length <= 0)
@@ -125,10 +165,10 @@ static void set_up(void)
 	int i;
 
 	for (i = 0; i < INHERITED_MAX; i++) {
-		int stored = atomic_exchange(&inherited[i], 0);
+		uint64_t entry = atomic_exchange(&inherited[i], 0);
 
-		if (stored)
-			close_inherited(stored - 1);
+		if (entry)
+			close_inherited(entry);
 	}
 	read_settings();
 }
@@ -174,4 +214,76 @@ TA_COLD struct ta_process *ta_process_enter_slow(void)
 	while (atomic_load(&process->ready) != 2)
 		sched_yield();
 	return process;
+}
+
+/* ---- the offloader --------------------------------------------------------------------------- */
+
+static const struct ta_offloader *choose(struct ta_process *process)
+{
+	enum ta_engine engine = ta_settings()->engine;
+
+	if (engine != TA_ENGINE_THREADS && ta_uring_open(process) == 0)
+		return &ta_uring_offloader;
+	if (engine != TA_ENGINE_URING && ta_threads_open(process) == 0)
+		return &ta_threads_offloader;
+	return NULL;
+}
+
+static const struct ta_offloader *open_first(struct ta_process *process)
+{
+	const struct ta_offloader *offloader = choose(process);
+
+	atomic_store(&process->offloader, offloader);
+	atomic_store(&process->offload_state,
+		     offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
+	ta_futex_wake(&process->offload_state, INT32_MAX);
+	return offloader;
+}
+
+const struct ta_offloader *ta_offload_open(void)
+{
+	struct ta_process *process = ta_process();
+	uint32_t state;
+
+	for (;;) {
+		state = atomic_load(&process->offload_state);
+		if (ta_likely(state == TA_OFFLOAD_THERE))
+			return atomic_load(&process->offloader);
+		if (state == TA_OFFLOAD_REFUSED)
+			return NULL;
+		if (state == TA_OFFLOAD_BEING_TRIED)
+			ta_futex_wait(&process->offload_state, state, TA_NO_DEADLINE);
+		else if (atomic_compare_exchange_strong(&process->offload_state, &state,
+							TA_OFFLOAD_BEING_TRIED))
+			return open_first(process);
+	}
+}
+
+bool ta_offload_possible(void)
+{
+	return atomic_load_explicit(&ta_process()->offload_state, memory_order_relaxed) !=
+	       TA_OFFLOAD_REFUSED;
+}
+
+/* What runs goes on: the program has closed a descriptor that takes hold of files, no more. */
+void ta_offload_lost(const struct ta_offloader *offloader)
+{
+	struct ta_process *process = ta_process();
+	uint32_t state = TA_OFFLOAD_THERE;
+
+	if (atomic_load(&process->offloader) != offloader ||
+	    !atomic_compare_exchange_strong(&process->offload_state, &state,
+					    TA_OFFLOAD_BEING_TRIED))
+		return;
+	ta_log("offloader: the program has closed a descriptor of %s; it takes no more requests",
+	       offloader->name);
+	offloader = offloader == &ta_uring_offloader &&
+				    ta_settings()->engine != TA_ENGINE_URING &&
+				    ta_threads_open(process) == 0
+			    ? &ta_threads_offloader
+			    : NULL;
+	atomic_store(&process->offloader, offloader);
+	atomic_store(&process->offload_state,
+		     offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
+	ta_futex_wake(&process->offload_state, INT32_MAX);
 }

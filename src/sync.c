@@ -20,6 +20,8 @@
 #include "custody.h"
 #include "offload.h"
 
+#include <fcntl.h>
+
 struct survey {
 	struct ta_process *process;
 	struct ta_context *own; /* context of the fsync */
@@ -171,14 +173,18 @@ bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb
 	return true;
 }
 
+static bool has_fields_set(const struct iocb *iocb)
+{
+	return iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags;
+}
+
 /* What the kernel would refuse at submission, it shall refuse itself. */
 static bool kernel_would_refuse(struct ta_context *context, const struct iocb *iocb,
 				const struct ta_file_identity *identity)
 {
 	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode))
 		return true;
-	if (iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags ||
-	    iocb->u.c.__pad3)
+	if (has_fields_set(iocb) || iocb->u.c.__pad3)
 		return true;
 	return !ta_sync_eventfd_is_good(context, iocb);
 }
@@ -238,37 +244,35 @@ int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity 
 	return survey.error < 0 ? -EAGAIN : 0;
 }
 
-/* Takes hold of the file: in the io_uring, or where there is none by a thread that keeps it. */
-static int capture(struct ta_operation *operation, int fd)
+/* Takes hold of the file; where no offloader can, a thread of its own keeps it. */
+static int capture(struct ta_operation *operation, const struct iocb *iocb)
 {
-	int hold = -ENFILE;
+	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
+	int result = -ENFILE;
 
-	if (ta_uring_open() == 0)
-		hold = ta_uring_capture(fd);
-	if (hold == -ENFILE)
-		return ta_custody_begin(operation, fd, -1);
-	operation->hold = hold;
-	return hold < 0 ? hold : 0;
+	operation->offloader = ta_offload_open();
+	if (operation->offloader)
+		result = ta_hold_take_alone(operation->offloader, iocb->aio_fildes,
+					    &operation->hold);
+	if (result == 0 && is_offloaded)
+		result = ta_eventfd_capture(operation, iocb);
+	if (result == -ENFILE)
+		return is_offloaded ? -EAGAIN : ta_custody_begin(operation, iocb->aio_fildes, -1);
+	return result;
 }
 
 /*
- * Makes a held operation of an fsync.  0 with *prepared NULL: nothing earlier is in flight, or the
- * kernel will refuse it; either way it goes with the batch.
+ * Makes a held operation of an fsync that can be.  0 with *alone set if there is nothing to wait
+ * for and kernel AIO to do it.
  */
-int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
-		    struct ta_operation **prepared)
+static int hold_sync(struct ta_context *context, struct ta_slot *slot,
+		     const struct ta_file_identity *identity, bool *alone,
+		     struct ta_operation **prepared)
 {
 	const struct iocb *iocb = &slot->iocb;
-	struct ta_file_identity identity;
-	struct ta_operation *operation;
-	bool alone = false;
+	struct ta_operation *operation = ta_operation_alloc();
 	int result;
 
-	*prepared = NULL;
-	if (ta_file_identify(iocb->aio_fildes, &identity) < 0 ||
-	    kernel_would_refuse(context, iocb, &identity))
-		return join_as_request(context, slot);
-	operation = ta_operation_alloc();
 	if (!operation)
 		return -EAGAIN;
 	operation->context = context;
@@ -277,11 +281,13 @@ int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
 	operation->is_sync = true;
 	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
 		operation->resfd = (int)iocb->u.c.resfd;
-	result = ta_sync_enter(operation, &identity, iocb->aio_fildes, iocb->aio_fildes,
-			       slot->sequence, &alone);
-	if (result == 0 && !alone)
-		result = capture(operation, iocb->aio_fildes);
-	if (result == 0 && !alone) {
+	result = ta_sync_enter(operation, identity, iocb->aio_fildes, iocb->aio_fildes,
+			       slot->sequence, alone);
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		*alone = false;
+	if (result == 0 && !*alone)
+		result = capture(operation, iocb);
+	if (result == 0 && !*alone) {
 		*prepared = operation;
 		return 0;
 	}
@@ -289,7 +295,55 @@ int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
 		ta_sync_refused(operation);
 	else
 		ta_operation_discard(operation);
-	return result < 0 ? result : join_as_request(context, slot);
+	return result;
+}
+
+/* What kernel AIO would say to an fsync in an offloaded context, in its order. */
+static int check(struct ta_context *context, const struct iocb *iocb,
+		 struct ta_file_identity *identity)
+{
+	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
+	int result;
+
+	if (iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0)
+		return -EINVAL;
+	if (file_flags < 0 || file_flags & O_PATH)
+		return -EBADF;
+	result = ta_eventfd_check(context, iocb);
+	if (result < 0)
+		return result;
+	result = ta_file_identify(iocb->aio_fildes, identity);
+	if (result < 0)
+		return result;
+	return has_fields_set(iocb) || ta_file_cannot_sync(iocb->aio_fildes, identity->mode)
+		       ? -EINVAL
+		       : 0;
+}
+
+/*
+ * Makes a held operation of an fsync.  0 with *prepared NULL: nothing earlier is in flight, or the
+ * kernel will refuse it; either way it goes with the batch.  Not so in an offloaded context.
+ */
+int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
+		    struct ta_operation **prepared)
+{
+	struct ta_file_identity identity;
+	bool alone = false;
+	int result;
+
+	*prepared = NULL;
+	if (context->mode == TA_CONTEXT_OFFLOADED) {
+		result = check(context, &slot->iocb, &identity);
+		if (result < 0)
+			return result;
+	} else if (ta_file_identify(slot->iocb.aio_fildes, &identity) < 0 ||
+		   kernel_would_refuse(context, &slot->iocb, &identity)) {
+		return join_as_request(context, slot);
+	}
+	result = hold_sync(context, slot, &identity, &alone, prepared);
+	if (result < 0 || *prepared)
+		return result;
+	return join_as_request(context, slot);
 }
 
 /* Its io_submit has accepted it: it may be issued from now on. */
@@ -316,7 +370,7 @@ void ta_syncs_issue(struct ta_sync *due)
 		if (operation->custodian)
 			ta_custody_release(operation->custodian);
 		else
-			ta_uring_submit(operation);
+			ta_operation_submit(operation);
 	}
 }
 
@@ -381,6 +435,6 @@ bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *work)
 	if (operation->custodian)
 		ta_custody_release(operation->custodian);
 	else
-		ta_uring_submit(operation);
+		ta_operation_submit(operation);
 	return true;
 }

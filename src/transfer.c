@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* The arithmetic of reads and writes that are carried out in parts, for both offloaders. */
+#include "offload.h"
+
+#include <string.h>
+
+/* Enough for O_DIRECT on any device; and the most that is read so. */
+#define BOUNCE_ALIGNMENT 4096u
+#define BOUNCE_MAX (64u << 20)
+
+bool ta_transfer_is_write(const struct ta_operation *operation)
+{
+	return operation->opcode == IO_CMD_PWRITE || operation->opcode == IO_CMD_PWRITEV;
+}
+
+/* So many bytes of the vector are done. */
+void ta_transfer_skip(struct ta_operation *operation, size_t bytes)
+{
+	while (operation->vector_skipped < operation->vector_count) {
+		struct iovec *part = &operation->vector[operation->vector_skipped];
+
+		if (bytes < part->iov_len) {
+			part->iov_base = (char *)part->iov_base + bytes;
+			part->iov_len -= bytes;
+			return;
+		}
+		bytes -= part->iov_len;
+		operation->vector_skipped++;
+	}
+}
+
+/* Bytes of the vector that are not done. */
+size_t ta_transfer_left(const struct ta_operation *operation)
+{
+	size_t bytes = 0;
+	unsigned i;
+
+	for (i = operation->vector_skipped; i < operation->vector_count; i++)
+		bytes += operation->vector[i].iov_len;
+	return bytes;
+}
+
+/*
+ * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
+ * submitted (glusterfs switches it between requests).  It is to be read past the cache into a
+ * buffer that is aligned, with all that covers what is asked for: operation->bounce_bytes from
+ * bounce_skip bytes before its offset.  False: there is no such buffer.
+ */
+bool ta_transfer_bounce(struct ta_operation *operation)
+{
+	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+	size_t bytes;
+
+	operation->bounce_skip = offset % BOUNCE_ALIGNMENT;
+	bytes = ta_transfer_left(operation) + operation->bounce_skip;
+	bytes = (bytes + BOUNCE_ALIGNMENT - 1) / BOUNCE_ALIGNMENT * BOUNCE_ALIGNMENT;
+	if (bytes > BOUNCE_MAX)
+		return false;
+	operation->bounce = ta_pages_alloc(bytes);
+	operation->bounce_bytes = bytes;
+	return operation->bounce != NULL;
+}
+
+/* Copies to where the read was to go; returns the bytes, or the error. */
+long ta_transfer_unbounce(struct ta_operation *operation, long result)
+{
+	size_t available = result > 0 && (size_t)result > operation->bounce_skip
+				   ? (size_t)result - operation->bounce_skip
+				   : 0;
+	const char *from = operation->bounce + operation->bounce_skip;
+	size_t copied = 0;
+	unsigned i;
+
+	for (i = operation->vector_skipped; i < operation->vector_count && copied < available;
+	     i++) {
+		const struct iovec *part = &operation->vector[i];
+		size_t bytes =
+			part->iov_len < available - copied ? part->iov_len : available - copied;
+
+		if (!ta_memory_probe(part->iov_base, bytes, true))
+			break;
+		memcpy(part->iov_base, from + copied, bytes);
+		copied += bytes;
+	}
+	ta_pages_free(operation->bounce, operation->bounce_bytes);
+	operation->bounce = NULL;
+	if (result < 0)
+		return result;
+	return available > 0 && copied == 0 ? -EFAULT : (long)copied;
+}
