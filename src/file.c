@@ -264,8 +264,8 @@ static bool anonymous_file_is(int fd, const char *name)
 	return strcmp(target, name) == 0;
 }
 
-/* Does the kernel have no asynchronous read for the file, so that io_submit says EINVAL? */
-bool ta_file_has_no_read(int fd, uint32_t mode)
+/* Does the kernel have no asynchronous read or write for the file, so that io_submit says EINVAL? */
+bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 {
 	struct statfs status;
 
@@ -275,13 +275,14 @@ bool ta_file_has_no_read(int fd, uint32_t mode)
 	case S_IFREG:
 		/*
 		 * Most files of /proc have the old kind of read alone, for which a flag that means
-		 * nothing to a read is one too many.
+		 * nothing to a read is one too many.  Writes cannot be tried.
 		 */
-		return ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
+		return !is_write && ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
 		       status.f_type == PROC_SUPER_MAGIC &&
 		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case 0:
-		return anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
+		/* Eventfds, timerfds and their like are there to be read. */
+		return is_write || anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
 		       anonymous_file_is(fd, "anon_inode:inotify");
 	default:
 		return false;

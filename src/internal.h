@@ -204,6 +204,8 @@ enum ta_operation_state {
 
 /* The kernel's UIO_MAXIOV. */
 #define TA_VECTOR_MAX 1024
+/* What the kernel moves in one request at most (MAX_RW_COUNT with 4 KiB pages). */
+#define TA_TRANSFER_MAX 0x7ffff000UL
 #define TA_OPERATION_VECTOR 8
 
 /*
@@ -224,7 +226,8 @@ struct ta_operation {
 	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC, POLL */
 	uint16_t poll_events; /* of a POLL; of a parked stream: what it waits for */
 	uint16_t position; /* in its batch */
-	bool nonblocking; /* the descriptor's O_NONBLOCK: a short write is final */
+	bool nonblocking; /* O_NONBLOCK or RWF_NOWAIT: EAGAIN and a short write are final */
+	bool is_direct; /* O_DIRECT when it was submitted */
 	bool retried; /* by a thread of the kernel that may wait */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool is_sync;
@@ -232,7 +235,7 @@ struct ta_operation {
 	bool is_socket;
 	bool illegal_seek; /* a socket with an offset */
 	bool has_proxy;
-	bool is_ready; /* a POLL whose result was there at submission */
+	bool is_ready; /* its result was there at submission */
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
 	struct ta_hold *hold; /* the file; NULL: none, or given back */
 	struct ta_hold *eventfd; /* likewise, in an offloaded context */
@@ -537,7 +540,7 @@ TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset);
 TA_HIDDEN bool ta_file_is_stream(int fd, uint32_t mode);
-TA_HIDDEN bool ta_file_has_no_read(int fd, uint32_t mode);
+TA_HIDDEN bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write);
 TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, int flags, bool is_write);
 /* The inode of an eventfd that cannot be told from others. */
 #define TA_UNKNOWN_EVENTFD 0

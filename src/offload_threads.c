@@ -527,6 +527,8 @@ static struct ta_operation *unpark_ready(struct ta_threads *threads, struct file
 			continue;
 		}
 		parked_remove(file, operation);
+		if (operation->opcode == IO_CMD_POLL)
+			operation->state = TA_OPERATION_ENDED;
 		operation->ready_result = (long)(there & wanted_events(operation));
 		operation->queue_next = ready;
 		ready = operation;
@@ -602,7 +604,7 @@ static long transfer_at_position(struct ta_operation *operation, int number)
 	long result = transfer_rest(operation, number, operation->flags);
 	struct iovec aligned;
 
-	if (result == -EINVAL && !ta_transfer_is_write(operation) &&
+	if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
 	    ta_transfer_bounce(operation)) {
 		aligned = (struct iovec){ operation->bounce, operation->bounce_bytes };
 		result = read_or_write(operation, number, &aligned, 1,
@@ -744,6 +746,8 @@ static void carry_out(struct ta_threads *threads, struct ta_operation *operation
 		result = carry_out_file(operation, number);
 	}
 	ta_lock(&process->offload_lock);
+	if (is_over)
+		operation->state = TA_OPERATION_ENDED;
 	file->running--;
 	threads->running--;
 	ta_unlock(&process->offload_lock);
@@ -1025,6 +1029,7 @@ int ta_threads_open(struct ta_process *process)
 /* The keeper ends it.  offload_lock is held, and let go. */
 static void leave_to_keeper(struct ta_threads *threads, struct ta_operation *operation)
 {
+	operation->state = TA_OPERATION_ENDED;
 	operation->queue_next = threads->ended;
 	threads->ended = operation;
 	ta_unlock(&ta_process()->offload_lock);
@@ -1049,12 +1054,10 @@ static void submit(struct ta_operation *operation)
 /* Takes a parked operation, or one queued again after it, out of its list.  The lock is held. */
 static bool withdraw(struct ta_threads *threads, struct ta_operation *operation)
 {
-	struct file *file = file_of(threads, operation);
-
 	if (operation->is_parked)
-		parked_remove(file, operation);
+		parked_remove(file_of(threads, operation), operation);
 	else if (operation->is_queued)
-		queue_remove(file, operation);
+		queue_remove(file_of(threads, operation), operation);
 	else
 		return false;
 	return true;
@@ -1064,14 +1067,20 @@ static int cancel(struct ta_operation *operation)
 {
 	struct ta_threads *threads = the_threads();
 	struct ta_process *process = ta_process();
+	int result = -EALREADY;
 
 	ta_lock(&process->offload_lock);
-	if (!withdraw(threads, operation)) {
-		ta_unlock(&process->offload_lock);
-		return -EALREADY;
+	if (withdraw(threads, operation)) {
+		leave_to_keeper(threads, operation);
+		return 0;
 	}
-	leave_to_keeper(threads, operation);
-	return 0;
+	/* A POLL with a worker is about to be parked, and will not be. */
+	if (operation->opcode == IO_CMD_POLL && operation->state == TA_OPERATION_RUNNING) {
+		operation->abandon_wanted = true;
+		result = 0;
+	}
+	ta_unlock(&process->offload_lock);
+	return result;
 }
 
 static void abandon(struct ta_operation *operation)

@@ -215,7 +215,7 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	}
 	if (operation->bounce) {
 		result = (int)ta_transfer_unbounce(operation, result);
-	} else if (result == -EINVAL && !operation->is_stream && !ta_transfer_is_write(operation) &&
+	} else if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
 		   ta_transfer_bounce(operation)) {
 		issue(uring, operation, 0);
 		return;
@@ -521,6 +521,19 @@ static void submit(struct ta_operation *operation)
 	enqueue(the_uring(), operation);
 }
 
+static void abandon(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	if (operation->state != TA_OPERATION_RUNNING) {
+		ta_unlock(&process->offload_lock);
+		return;
+	}
+	operation->abandon_wanted = true;
+	enqueue(the_uring(), operation);
+}
+
 /*
  * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which
  * keeps the operation from ending and its address from meaning another; the kernel's call does not
@@ -540,20 +553,15 @@ static int cancel(struct ta_operation *operation)
 	target.timeout.tv_nsec = 0;
 	result = io_uring_register_sync_cancel(&the_uring()->ring, &target);
 	errno = saved_errno;
-	return result < 0 ? result : 0;
-}
-
-static void abandon(struct ta_operation *operation)
-{
-	struct ta_process *process = ta_process();
-
-	ta_lock(&process->offload_lock);
-	if (operation->state != TA_OPERATION_RUNNING) {
-		ta_unlock(&process->offload_lock);
-		return;
+	if (result == -ENOENT && operation->opcode == IO_CMD_POLL) {
+		/*
+		 * On its way into the ring, where it would stay, or out of it: either way its event
+		 * comes soon.
+		 */
+		abandon(operation);
+		return 0;
 	}
-	operation->abandon_wanted = true;
-	enqueue(the_uring(), operation);
+	return result < 0 ? result : 0;
 }
 
 /*

@@ -129,11 +129,15 @@ static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
 
 static int copy_buffers(struct ta_operation *operation, const struct iocb *iocb)
 {
+	size_t bytes;
+
 	if (iocb->aio_lio_opcode == IO_CMD_PREADV || iocb->aio_lio_opcode == IO_CMD_PWRITEV)
 		return copy_vector(operation, iocb);
-	if (is_kernel_range(iocb->u.c.buf, iocb->u.c.nbytes))
+	/* Cut first, as the kernel does: then a length without measure is in nobody's way. */
+	bytes = iocb->u.c.nbytes < TA_TRANSFER_MAX ? iocb->u.c.nbytes : TA_TRANSFER_MAX;
+	if (is_kernel_range(iocb->u.c.buf, bytes))
 		return -EFAULT;
-	operation->inline_vector[0] = (struct iovec){ iocb->u.c.buf, iocb->u.c.nbytes };
+	operation->inline_vector[0] = (struct iovec){ iocb->u.c.buf, bytes };
 	operation->vector = operation->inline_vector;
 	operation->vector_count = 1;
 	return 0;
@@ -141,15 +145,16 @@ static int copy_buffers(struct ta_operation *operation, const struct iocb *iocb)
 
 static int check_offset(const struct ta_operation *operation)
 {
-	int64_t end = operation->offset;
-	unsigned i;
+	size_t bytes = ta_transfer_left(operation);
+	int64_t end;
 
-	if (end < 0)
-		return -EINVAL;
-	for (i = 0; i < operation->vector_count; i++)
-		if (__builtin_add_overflow(end, (int64_t)operation->vector[i].iov_len, &end))
-			return -EINVAL;
-	return 0;
+	/* Of a vector, too, the kernel takes no more in one request. */
+	if (bytes > TA_TRANSFER_MAX)
+		bytes = TA_TRANSFER_MAX;
+	return operation->offset < 0 ||
+			       __builtin_add_overflow(operation->offset, (int64_t)bytes, &end)
+		       ? -EINVAL
+		       : 0;
 }
 
 static int check_access(const struct ta_operation *operation, long flags)
@@ -176,49 +181,50 @@ static int check_priority(const struct iocb *iocb)
 	const long which_process = 1, no_process = INT_MAX;
 	long result;
 
-	if (!(iocb->u.c.flags & IOCB_FLAG_IOPRIO) || !is_transfer(iocb))
+	if (!(iocb->u.c.flags & IOCB_FLAG_IOPRIO))
 		return 0;
 	result = ta_syscall3(SYS_ioprio_set, which_process, no_process,
 			     (unsigned short)iocb->aio_reqprio);
 	return result == -EINVAL || result == -EPERM ? (int)result : 0;
 }
 
-/*
- * What the kernel asks of any request, in its order: reserved fields, the descriptor, the eventfd,
- * the opcode.
- */
+/* What the kernel asks of any request, in its order: reserved fields, the descriptor, the eventfd. */
 static int check_head(struct ta_context *context, const struct iocb *iocb, long file_flags)
 {
-	int result;
-
 	if (iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0)
 		return -EINVAL;
 	if (file_flags < 0)
 		return (int)file_flags;
 	if (file_flags & O_PATH)
 		return -EBADF;
-	if (context->mode == TA_CONTEXT_OFFLOADED) {
-		result = ta_eventfd_check(context, iocb);
-		if (result == 0 && !is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
-			result = -EINVAL;
-		return result < 0 ? result : check_priority(iocb);
-	}
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		return ta_eventfd_check(context, iocb);
 	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO))
 		return ta_kaio_check(context->kernel_handle, iocb);
 	return 0;
 }
 
-/* The checks that io_submit would have made, in its order; the capture of the file is the last. */
-static int check_transfer(struct ta_context *context, struct ta_operation *operation,
-			  const struct iocb *iocb, long file_flags)
+/*
+ * The checks of a read or write that io_submit would have made, in its order; the capture of the
+ * file is the last.  What depends on the file is asked only where kernel AIO is not there to ask.
+ */
+static int check_transfer(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
+			  const struct ta_file_identity *identity)
 {
+	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
+	bool writes = ta_transfer_is_write(operation);
 	int result = 0;
 
-	if (context->mode == TA_CONTEXT_OFFLOADED)
+	if (is_offloaded)
+		result = check_priority(iocb);
+	if (result == 0 && is_offloaded)
 		result = ta_file_check_flags(iocb->aio_fildes, file_flags, operation->flags,
-					     ta_transfer_is_write(operation));
+					     writes);
 	if (result == 0)
 		result = check_access(operation, file_flags);
+	if (result == 0 && is_offloaded &&
+	    ta_file_cannot_transfer(iocb->aio_fildes, identity->mode, writes))
+		result = -EINVAL;
 	if (result == 0)
 		result = copy_buffers(operation, iocb);
 	if (result == 0)
@@ -376,7 +382,7 @@ static int line_up(struct ta_operation *operation, const struct ta_file_identity
 {
 	operation->is_stream = true;
 	operation->is_socket = S_ISSOCK(identity->mode);
-	operation->nonblocking = file_flags & O_NONBLOCK;
+	operation->nonblocking |= (file_flags & O_NONBLOCK) != 0;
 	/* An io_uring waits for pipes and sockets even so, unless told not to; others it does not. */
 	if (operation->nonblocking && (S_ISFIFO(identity->mode) || operation->is_socket))
 		operation->flags |= RWF_NOWAIT;
@@ -397,36 +403,49 @@ static bool appends(const struct ta_operation *operation, const struct ta_file_i
 }
 
 /*
+ * A terminal, timerfd and the like that does not wait has nothing now: its answer is EAGAIN, and no
+ * offloader would give it (an io_uring waits for them).
+ */
+static bool would_block(const struct ta_operation *operation, const struct iocb *iocb,
+			const struct ta_file_identity *identity, long file_flags)
+{
+	bool writes = ta_transfer_is_write(operation);
+
+	return file_flags & O_NONBLOCK && !S_ISFIFO(identity->mode) && !S_ISSOCK(identity->mode) &&
+	       ta_file_poll(iocb->aio_fildes, writes ? POLLOUT : POLLIN) == 0 &&
+	       !stream_is_busy(identity, writes);
+}
+
+/*
  * Everything after the checks.  *operation_is_ours is false if the kernel should have the request
  * after all.
  */
 static int capture_request(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
-			   bool *operation_is_ours)
+			   const struct ta_file_identity *identity, bool *operation_is_ours)
 {
 	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
-	struct ta_file_identity identity;
-	int result = ta_file_identify(iocb->aio_fildes, &identity);
-	bool is_stream;
+	bool is_stream = ta_file_is_stream(iocb->aio_fildes, identity->mode);
+	int result = 0;
 
-	if (result < 0)
-		return result;
-	if (is_offloaded && !ta_transfer_is_write(operation) &&
-	    ta_file_has_no_read(iocb->aio_fildes, identity.mode))
-		return -EINVAL;
-	is_stream = ta_file_is_stream(iocb->aio_fildes, identity.mode);
-	*operation_is_ours = is_offloaded || is_ours(operation, &identity, file_flags);
+	*operation_is_ours = is_offloaded || is_ours(operation, identity, file_flags);
 	if (*operation_is_ours && !is_offloaded && is_stream && (file_flags & O_NONBLOCK))
 		/* The kernel does not wait there; it is ours only if it must stand in line. */
-		*operation_is_ours = stream_is_busy(&identity, ta_transfer_is_write(operation));
+		*operation_is_ours = stream_is_busy(identity, ta_transfer_is_write(operation));
 	if (!*operation_is_ours)
 		return 0;
+	operation->is_direct = file_flags & O_DIRECT;
+	if (is_stream && is_offloaded && would_block(operation, iocb, identity, file_flags)) {
+		operation->is_ready = true;
+		operation->ready_result = -EAGAIN;
+		return 0;
+	}
 	if (is_stream)
-		result = line_up(operation, &identity, file_flags);
-	else if (is_offloaded && appends(operation, &identity, file_flags))
-		result = prepare_stream(operation, &identity);
+		result = line_up(operation, identity, file_flags);
+	else if (is_offloaded && appends(operation, identity, file_flags))
+		result = prepare_stream(operation, identity);
 	if (result < 0)
 		return result;
-	result = ta_hold_take(operation->offloader, iocb->aio_fildes, &identity, file_flags,
+	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
 			      &operation->hold);
 	if (result == 0 && is_offloaded)
 		result = ta_eventfd_capture(operation, iocb);
@@ -442,9 +461,9 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
  * A POLL in an offloaded context.  What is ready now has its answer, as from the kernel; the rest
  * waits for its file.
  */
-static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb, long file_flags)
+static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
+			const struct ta_file_identity *identity)
 {
-	struct ta_file_identity identity;
 	uint64_t events;
 	int result;
 
@@ -452,17 +471,19 @@ static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb,
 	if (events > UINT16_MAX || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags)
 		return -EINVAL;
 	operation->poll_events = (uint16_t)events;
-	result = ta_file_identify(iocb->aio_fildes, &identity);
-	if (result < 0)
-		return result;
 	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events);
 	if (operation->ready_result != 0) {
 		operation->is_ready = true;
 		return 0;
 	}
-	if (!ta_file_polls_once(iocb->aio_fildes, identity.mode, file_flags))
+	if (!ta_file_polls_once(iocb->aio_fildes, identity->mode, file_flags))
 		return -EINVAL;
-	result = ta_hold_take(operation->offloader, iocb->aio_fildes, &identity, file_flags,
+	/* What fires later tells a little more than it was asked for: so do the kernel's wake-ups. */
+	if (operation->poll_events & POLLIN)
+		operation->poll_events |= POLLRDNORM;
+	if (operation->poll_events & POLLOUT)
+		operation->poll_events |= POLLWRNORM;
+	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
 			      &operation->hold);
 	if (result == 0)
 		result = ta_eventfd_capture(operation, iocb);
@@ -483,11 +504,38 @@ static struct ta_operation *new_operation(struct ta_context *context, struct ta_
 	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
 	operation->flags = (int)iocb->aio_rw_flags;
 	operation->offset = iocb->u.c.offset;
+	operation->nonblocking = operation->flags & RWF_NOWAIT;
 	if (iocb->u.c.flags & IOCB_FLAG_IOPRIO)
 		operation->io_priority = (uint16_t)iocb->aio_reqprio;
 	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
 		operation->resfd = (int)iocb->u.c.resfd;
 	return operation;
+}
+
+/* Checks a request and takes hold of its file. */
+static int prepare_checked(struct ta_operation *operation, struct iocb *iocb,
+			   bool *operation_is_ours)
+{
+	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
+	struct ta_file_identity identity;
+	int result;
+
+	result = check_head(operation->context, iocb, file_flags);
+	if (result < 0)
+		return result;
+	/* From here on the program's key stays zero, though the request be refused. */
+	iocb->key = 0;
+	if (!is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
+		return -EINVAL;
+	result = ta_file_identify(iocb->aio_fildes, &identity);
+	if (result < 0)
+		return result;
+	if (iocb->aio_lio_opcode == IO_CMD_POLL)
+		return prepare_poll(operation, iocb, file_flags, &identity);
+	result = check_transfer(operation, iocb, file_flags, &identity);
+	if (result < 0)
+		return result;
+	return capture_request(operation, iocb, file_flags, &identity, operation_is_ours);
 }
 
 /*
@@ -498,10 +546,8 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 			 struct ta_operation **prepared)
 {
 	const struct ta_offloader *offloader = ta_offload_open();
-	const struct iocb *iocb = &slot->iocb;
 	struct ta_operation *operation;
 	bool operation_is_ours = true;
-	long file_flags;
 	int result;
 
 	*prepared = NULL;
@@ -512,15 +558,7 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 	operation = new_operation(context, slot, offloader);
 	if (!operation)
 		return -EAGAIN;
-	file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
-	result = check_head(context, iocb, file_flags);
-	if (result == 0 && iocb->aio_lio_opcode == IO_CMD_POLL) {
-		result = prepare_poll(operation, iocb, file_flags);
-	} else if (result == 0) {
-		result = check_transfer(context, operation, iocb, file_flags);
-		if (result == 0)
-			result = capture_request(operation, iocb, file_flags, &operation_is_ours);
-	}
+	result = prepare_checked(operation, &slot->iocb, &operation_is_ours);
 	if (result < 0 || !operation_is_ours) {
 		ta_operation_discard(operation);
 		return result;
@@ -666,7 +704,7 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	ta_lock(&process->offload_lock);
 	if (operation->cancelled) {
 		ta_unlock(&process->offload_lock);
-		return -EINPROGRESS;
+		return -EAGAIN;
 	}
 	waits_in_stream = operation->state == TA_OPERATION_QUEUED && operation->stream &&
 			  operation->stream->head != operation;
@@ -683,15 +721,20 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 		return -EINPROGRESS;
 	}
 	ta_unlock(&process->offload_lock);
-	if (may_wait_for_ever(operation) && operation->offloader->cancel(operation) == 0)
+	if (may_wait_for_ever(operation) && operation->offloader->cancel(operation) == 0) {
+		ta_lock(&process->offload_lock);
+		operation->cancelled = true;
+		ta_unlock(&process->offload_lock);
 		return -EINPROGRESS;
+	}
 	return -EAGAIN;
 }
 
 /* io_destroy: as cancel, but nothing is left undone where the answer would be "too late". */
 void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
 {
-	if (ta_operation_cancel(operation, work) == -EAGAIN && may_wait_for_ever(operation))
+	if (ta_operation_cancel(operation, work) == -EAGAIN && !operation->cancelled &&
+	    may_wait_for_ever(operation))
 		operation->offloader->abandon(operation);
 }
 

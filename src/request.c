@@ -30,8 +30,6 @@
 #define BATCH_MAX 256
 /* HIPRI, DSYNC, SYNC, APPEND: of aio_rw_flags, those that leave the way of a request to us. */
 #define ROUTABLE_FLAGS 0x17u
-/* What the kernel moves in one request at most (MAX_RW_COUNT with 4 KiB pages). */
-#define TRANSFER_MAX 0x7ffff000L
 /* Reads outstanding at which the block layer may make even a trial wait for a free tag. */
 #define TRIALS_UNTIL 128
 /*
@@ -69,14 +67,15 @@ static long bytes_asked(const struct iocb *iocb)
 	unsigned i;
 
 	if (iocb->aio_lio_opcode == IO_CMD_PREAD)
-		return iocb->u.c.nbytes > TRANSFER_MAX ? TRANSFER_MAX : (long)iocb->u.c.nbytes;
+		return iocb->u.c.nbytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX
+							 : (long)iocb->u.c.nbytes;
 	for (i = 0; i < count && count <= TA_VECTOR_MAX; i++) {
 		if (!ta_copy_in(&vector, &iocb->u.v.vec[i], sizeof(vector)) ||
 		    (long)vector.iov_len < 0)
 			return -1;
 		bytes += vector.iov_len;
 	}
-	return bytes > TRANSFER_MAX ? TRANSFER_MAX : (long)bytes;
+	return bytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX : (long)bytes;
 }
 
 static void start_trial(struct batch *batch, struct ta_slot *slot)

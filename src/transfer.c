@@ -40,6 +40,12 @@ size_t ta_transfer_left(const struct ta_operation *operation)
 	return bytes;
 }
 
+/* A read that was refused as one of O_DIRECT, though its file was read through the cache. */
+bool ta_transfer_may_bounce(const struct ta_operation *operation)
+{
+	return !operation->is_stream && !operation->is_direct && !ta_transfer_is_write(operation);
+}
+
 /*
  * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
  * submitted (glusterfs switches it between requests).  It is to be read past the cache into a

@@ -248,7 +248,11 @@ static inline void holdfs_arrive(fuse_req_t request, struct holdfs_operation ope
 	entry->operation = operation;
 	atomic_store_explicit(&entry->release, HOLDFS_NOT_ASKED, memory_order_relaxed);
 	server->pending[index] = (struct holdfs_pending){ .request = request, .data = copy };
-	atomic_store_explicit(&shared->log_length, index + 1, memory_order_release);
+	/*
+	 * In this order for all: whoever stops the holding and then finds nothing held here will
+	 * find this operation not held.
+	 */
+	atomic_store(&shared->log_length, index + 1);
 	if (!(atomic_load(&shared->hold) & operation.kind))
 		holdfs_answer(server, index, 0);
 }
@@ -568,7 +572,7 @@ static inline void holdfs_hold(struct holdfs *fs, unsigned kinds)
 /* The log, in order of arrival; an index is a position in it. */
 static inline unsigned holdfs_log_length(struct holdfs *fs)
 {
-	return atomic_load_explicit(&fs->shared->log_length, memory_order_acquire);
+	return atomic_load(&fs->shared->log_length);
 }
 
 static inline struct holdfs_operation holdfs_operation(struct holdfs *fs, unsigned index)
