@@ -7,6 +7,7 @@
 #	make run [CMD='fio job.fio']	see it work, or run a program on it
 #	make check			every test, built with -Werror
 #	make check-clients		real programs on the library
+#	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works
 #	make dependencies		the packages that all of these need; each installs its own
@@ -25,6 +26,8 @@ MANDIR		?= $(PREFIX)/share/man
 
 # The engines that the contract suite runs on, one after the other.
 ENGINES		:= native
+# And those that the differential test compares with the kernel.
+FUZZ_ENGINES	:= native
 
 B		:= build$(if $(SANITIZE),/$(SANITIZE))
 OBJCOPY		?= objcopy
@@ -72,6 +75,8 @@ CLI_OBJECTS	:= $(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/*.c))
 UNIT_TESTS	:= $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard tests/contract/*.c tests/contract/programs/*.c)) \
 		   $(patsubst tests/contract/%.c,$(B)/tests/contract/%.so,$(wildcard tests/contract/objects/*.c))
+TEST_TOOLS	:= $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
+FUZZ_SOURCES	:= $(filter-out tests/fuzz/libfuzzer.c,$(wildcard tests/fuzz/*.c))
 EXAMPLES	:= $(patsubst examples/%.c,$(B)/examples/%,$(wildcard examples/*.c))
 MAN_PAGES	:= $(wildcard man/*.[1-8])
 
@@ -140,9 +145,15 @@ $(B)/libaio.a: $(STATIC_OBJECTS) $(B)/flags
 	$(Q)$(OBJCOPY) --localize-hidden --localize-symbols=$(B)/obj/liburing.symbols $(B)/obj/whole.o $(B)/obj/libaio.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $(B)/obj/libaio.o
 
-$(B)/trueaio: $(CLI_OBJECTS) $(B)/libaio.a
+# The command uses the library by its public interface, but for the doctor: he has the library's own questions to
+# the system. json-c is linked in where there is an archive of it, so that the command, too, needs libc alone.
+CLI_QUESTIONS	:= $(B)/obj/static/probe.o $(B)/obj/static/probe_text.o $(B)/obj/static/file.o
+JSON_C		= $(if $(findstring /,$(shell $(CC) -print-file-name=libjson-c.a)),-l:libjson-c.a,-ljson-c)
+
+$(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/doctor*.c)): ALL_CFLAGS += -Isrc
+$(B)/trueaio: $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a
 	@echo "  LD   $@"
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(B)/libaio.a
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a $(JSON_C)
 
 # Unit tests see the library's inside and are linked with its objects.
 $(B)/tests/unit/%: tests/unit/%.c $(UNIT_OBJECTS) $(BUILT_WITH)
@@ -171,6 +182,18 @@ $(B)/tests/contract/%: tests/contract/%.c $(B)/libaio.so $(BUILT_WITH)
 	$(Q)$(CC) $(ALL_CFLAGS) -Itests $$(pkg-config --cflags check fuse3) -MMD -MP -MF $@.d \
 		-o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO) $$(pkg-config --libs check fuse3)
 
+# Programs that tests start others with. They have nothing to do with the library.
+$(B)/tests/tools/%: tests/tools/%.c $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) $$(pkg-config --cflags libseccomp) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $$(pkg-config --libs libseccomp)
+
+# One program, in which both implementations run.
+$(B)/tests/fuzz/differential: $(FUZZ_SOURCES) tests/fuzz/fuzz.h $(B)/libaio.so $(BUILT_WITH)
+	$(COMPILE)
+	$(NOT_STRICT)
+	$(Q)$(CC) $(ALL_CFLAGS) -o $@ $(FUZZ_SOURCES) $(ALL_LDFLAGS) $(WITH_LIBAIO)
+
 $(B)/examples/%: examples/%.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
@@ -195,7 +218,7 @@ check-suites:
 	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
 	@CC='$(CC)' SANITIZE='$(SANITIZE)' ENGINES='$(ENGINES)' scripts/run-tests $(B)
 
-check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(EXAMPLES) $(B)/fsync_promise
+check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(EXAMPLES) $(B)/fsync_promise
 
 # Each recipe is given the directory of the library, installs its program, and says how it went.
 check-clients:
@@ -207,6 +230,34 @@ check-clients:
 		if bash "$$client" $(abspath $(B)); then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; \
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+# The differential test: SECONDS on each of FUZZ_ENGINES, from the seed SEED on, or from one that is new each time.
+
+SECONDS		?= 60
+SEED		?= $(shell date +%s)000
+
+.PHONY: fuzz fuzz-libfuzzer
+fuzz:
+	@CC='$(CC)' scripts/install-dependencies build
+	@$(MAKE) --no-print-directory $(JOBS) $(B)/tests/fuzz/differential
+	@for engine in $(FUZZ_ENGINES); do \
+		TRUEAIO_ENGINE=$$engine $(B)/tests/fuzz/differential --seed $(SEED) --seconds $(SECONDS) || exit 1; \
+	done
+
+# The same with bytes from libFuzzer, which looks for what reaches new code. What it finds useful stays in
+# build/corpus.
+FUZZER_SOURCES	:= $(filter-out tests/fuzz/differential.c tests/fuzz/shrink.c tests/fuzz/planted.c,$(wildcard tests/fuzz/*.c))
+
+$(B)/tests/fuzz/libfuzzer: $(FUZZER_SOURCES) $(SOURCES) tests/fuzz/fuzz.h $(wildcard src/*.h) $(BUILT_WITH)
+	$(COMPILE)
+	$(Q)clang -fsanitize=fuzzer $(filter-out -flto%,$(ALL_CFLAGS)) -DTA_STATIC $(CHECKED) -o $@ $(FUZZER_SOURCES) $(SOURCES) $(LIBURING)
+
+fuzz-libfuzzer: $(B)/tests/fuzz/libfuzzer
+	@mkdir -p $(B)/corpus
+	@for engine in $(FUZZ_ENGINES); do \
+		TRUEAIO_ENGINE=$$engine $< -max_total_time=$(SECONDS) -len_control=0 -max_len=385 -timeout=20 \
+			-artifact_prefix=$(B)/ $(B)/corpus || exit 1; \
+	done
 
 # Use.
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The map of the command `trueaio`: what its files show each other, grouped by the file that
- * implements it.  The copying engine has a map of its own, cp.h.
+ * implements it.  The copying engine and the doctor have maps of their own, cp.h and doctor.h.
  *
  * A command is a function with main's arguments and an exit status.  It reports through report.c,
  * so that every message carries the command's name and none is written into the middle of the
@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 /*
- * The first two are those of `trueaio` itself and of cp, the others those of run, which are
+ * The first two are those of `trueaio` itself, cp and doctor, the others those of run, which are
  * env(1)'s.
  */
 enum {
@@ -41,6 +41,10 @@ int program_check(const char *path, const char *library);
 /* cp.c */
 extern const char cp_usage[];
 int cp_main(int argc, char **argv);
+
+/* doctor.c */
+extern const char doctor_usage[];
+int doctor_main(int argc, char **argv);
 
 /* report.c: messages on stderr. */
 void report_as(const char *command);

@@ -18,15 +18,17 @@ struct command {
 static const struct command commands[] = {
 	{ "run", run_main, run_usage },
 	{ "cp", cp_main, cp_usage },
+	{ "doctor", doctor_main, doctor_usage },
 };
 
 static const char usage[] =
 	"Usage: trueaio COMMAND [ARGUMENT...]\n"
 	"\n"
 	"Commands:\n"
-	"  run    start a program on trueaio's libaio.so.1\n"
-	"  cp     copy files with many requests in flight, synchronized and atomically\n"
-	"  help   explain a command: trueaio help run\n"
+	"  run     start a program on trueaio's libaio.so.1\n"
+	"  cp      copy files with many requests in flight, synchronized and atomically\n"
+	"  doctor  say what the library can do on this system, and what would help\n"
+	"  help    explain a command: trueaio help run\n"
 	"\n"
 	"Options:\n"
 	"  -h, --help     print this text\n"

@@ -440,7 +440,7 @@ static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t ha
 	context->dying = true;
 	ta_unlock(&process->table_lock);
 	for (waiter = context->waiters; waiter; waiter = waiter->next)
-		ta_waiter_wake(waiter);
+		ta_waiter_wake(context, waiter);
 	atomic_fetch_add(&context->assist_word, 1);
 	ta_futex_wake(&context->assist_word, INT32_MAX);
 	return context;

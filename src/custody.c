@@ -84,6 +84,8 @@ static void *custodian_thread(void *argument)
 	uint32_t word;
 
 	custodian->owns_table = take_table(custodian->fd, custodian->second_fd);
+	if (custodian->owns_table)
+		ta_thread_becomes_foreign(-1);
 	atomic_store(&custodian->word, CUSTODY_READY);
 	ta_futex_wake(&custodian->word, 1);
 	while ((word = atomic_load(&custodian->word)) == CUSTODY_READY)
@@ -101,6 +103,10 @@ int ta_custody_begin(struct ta_operation *operation, int fd, int second_fd)
 
 	if (!custodian)
 		return -EAGAIN;
+	if (ta_messenger_start() < 0) {
+		ta_pages_free(custodian, sizeof(*custodian));
+		return -EAGAIN;
+	}
 	custodian->fd = fd;
 	custodian->second_fd = second_fd;
 	custodian->operation = operation;

@@ -43,6 +43,9 @@
 #ifndef RWF_ATOMIC
 #define RWF_ATOMIC 0x00000040
 #endif
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x00000080
+#endif
 
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
@@ -85,10 +88,10 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 }
 
 /*
- * Does a read that ended at this offset, short of what was asked for, end there for good?  Only
- * files and block devices have more to give to the same request; asked without bothering a server.
+ * Does a read that ended at this offset with so many bytes, fewer than were asked for, end there
+ * for good?  Only files and block devices have more to give to the same request; asked without bothering a server.
  */
-bool ta_file_ends_at(int fd, int64_t offset)
+bool ta_file_ends_at(int fd, int64_t offset, long count)
 {
 	struct statx status;
 
@@ -97,6 +100,9 @@ bool ta_file_ends_at(int fd, int64_t offset)
 		return false;
 	if (S_ISREG(status.stx_mode))
 		return offset >= (int64_t)status.stx_size;
+	/* /dev/zero stops when another thread wants the processor, others where they end. */
+	if (S_ISCHR(status.stx_mode))
+		return count == 0 || ta_syscall3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
 	return !S_ISBLK(status.stx_mode);
 }
 
@@ -268,6 +274,7 @@ static bool anonymous_file_is(int fd, const char *name)
 bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 {
 	struct statfs status;
+	struct stat node;
 
 	switch (mode & S_IFMT) {
 	case S_IFDIR:
@@ -280,6 +287,10 @@ bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 		return !is_write && ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
 		       status.f_type == PROC_SUPER_MAGIC &&
 		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
+	case S_IFCHR:
+		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
+		return is_write && ta_syscall2(SYS_fstat, fd, &node) == 0 &&
+		       node.st_rdev == makedev(1, 7);
 	case 0:
 		/* Eventfds, timerfds and their like are there to be read. */
 		return is_write || anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
@@ -292,25 +303,43 @@ bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 /* All flags that a kernel has given a meaning by 6.18. */
 #define KNOWN_FLAGS 0x1ff
 
+/* Linux 6.11; no kernel before it knows the flag. */
+#define ATTRIBUTE_WRITE_ATOMIC 0x00400000u
+
+/* Writes that are whole or not at all are for O_DIRECT, on file systems that have them. */
+static bool writes_atomically(int fd, long file_flags)
+{
+	struct statx status;
+
+	return file_flags & O_DIRECT &&
+	       ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE,
+			   &status) == 0 &&
+	       status.stx_attributes & ATTRIBUTE_WRITE_ATOMIC;
+}
+
 /* aio_rw_flags: 0, -EOPNOTSUPP or -EINVAL. */
-int ta_file_check_flags(int fd, long file_flags, int flags, bool is_write)
+int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool is_write)
 {
 	const int appends = RWF_APPEND | RWF_NOAPPEND;
-	long result;
+	bool has_positions = S_ISREG(mode) || S_ISBLK(mode) || S_ISCHR(mode);
+	int tried;
 
-	if (flags == 0)
+	if ((flags & ~RWF_HIPRI) == 0)
 		return 0;
 	if (flags & ~KNOWN_FLAGS)
 		return -EOPNOTSUPP;
-	if ((flags & appends) == appends)
-		return -EINVAL;
-	/* Some depend on the file, which only a read can be asked without doing harm. */
-	if ((file_flags & O_ACCMODE) == O_WRONLY)
-		return 0;
-	if (is_write)
-		flags &= ~RWF_ATOMIC;
-	result = read_nothing(fd, flags & ~RWF_HIPRI);
-	return result == -EOPNOTSUPP ? -EOPNOTSUPP : 0;
+	/* What follows depends on the file; only a read can be tried without doing harm. */
+	if (flags & RWF_ATOMIC && !(is_write && writes_atomically(fd, file_flags)))
+		return -EOPNOTSUPP;
+	if (flags & RWF_DONTCACHE && !S_ISREG(mode) && !S_ISBLK(mode))
+		return -EOPNOTSUPP;
+	if (flags & RWF_NOWAIT && S_ISDIR(mode))
+		return -EOPNOTSUPP;
+	tried = flags & (RWF_NOWAIT | RWF_DONTCACHE);
+	if (tried && has_positions && (file_flags & O_ACCMODE) != O_WRONLY &&
+	    read_nothing(fd, tried) == -EOPNOTSUPP)
+		return -EOPNOTSUPP;
+	return (flags & appends) == appends ? -EINVAL : 0;
 }
 
 /*

@@ -17,7 +17,10 @@
  * (offload_uring.c) or the keeper, the poller and the workers (offload_threads.c), assistants that
  * drive contexts in which something is owed while no caller is inside (progress.c), retirers that
  * pay the 30 ms of the kernel's io_destroy (context.c), and one custodian a sync that is held in a
- * pass-through context (custody.c).  All are started when first needed.
+ * pass-through context (custody.c).  All are started when first needed.  The keeper's threads and
+ * the custodians have descriptor tables of their own: to them the program's numbers, and those of
+ * our own wake-ups, mean nothing or something else.  They are *foreign*, and the messenger
+ * (progress.c) does for them what takes a descriptor of the program's table.
  *
  * Locks, outermost first.  A thread that holds one takes only those below it, and never two
  * contexts' at once.
@@ -68,6 +71,9 @@ enum ta_slot_state {
 #define TA_SLOT_TRIAL 0x01u /* RWF_NOWAIT is ours, not the program's */
 #define TA_SLOT_SIGNAL                                                                             \
 	0x02u /* IOCB_FLAG_RESFD was taken off for a trial: its end must signal u.c.resfd */
+
+#define TA_SLOT_KEY_CLEARED 0x04u /* refused so late that the kernel would have cleared the key */
+#define TA_SLOT_CANCELLED 0x08u /* io_cancel has said so */
 
 /*
  * Guarded by the context's lock, but for a slot being submitted or missed: those belong to the one
@@ -126,6 +132,7 @@ struct ta_waiter {
 	struct ta_waiter *previous;
 	uint32_t want; /* events that satisfy it */
 	int event_fd; /* where its wake-up is written, if it sleeps in ppoll; -1: it sleeps on the word */
+	bool bell_wanted; /* the messenger shall write it */
 	_Atomic uint32_t word; /* 1: look again */
 };
 
@@ -175,6 +182,8 @@ struct ta_context {
 	bool wake_posted; /* a wake-up is in the ring and not yet drained */
 	bool assisted; /* an assistant is on its way or here */
 	struct ta_context *assist_next; /* in process->assist_head; offload_lock */
+	struct ta_context *message_next; /* in process->message_head; offload_lock */
+	bool message_pending; /* it is there */
 	uint32_t owed; /* epochs that a sync waits for: followed even if nobody calls */
 	uint32_t trials; /* in the kernel's hands: followed likewise */
 	struct ta_slot *tried; /* trials that ended while their io_submit runs, for it to follow */
@@ -228,12 +237,14 @@ struct ta_operation {
 	uint16_t position; /* in its batch */
 	bool nonblocking; /* O_NONBLOCK or RWF_NOWAIT: EAGAIN and a short write are final */
 	bool is_direct; /* O_DIRECT when it was submitted */
+	bool is_device; /* a character device with positions: gives all that is asked for */
 	bool retried; /* by a thread of the kernel that may wait */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool is_sync;
 	bool is_stream; /* its file is one; stays set when it has left its stream */
+	bool is_pipe;
 	bool is_socket;
-	bool illegal_seek; /* a socket with an offset */
+	int refusal; /* what its file would say to it, known beforehand; 0: it is to be tried */
 	bool has_proxy;
 	bool is_ready; /* its result was there at submission */
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
@@ -313,6 +324,12 @@ struct ta_process {
 	uint32_t assist_count; /* offload_lock */
 	_Atomic uint32_t assist_word; /* changes when assist_queue grows */
 
+	bool has_messenger; /* offload_lock */
+	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
+	bool message_assist; /* assistants are to be started; offload_lock */
+	struct ta_context *message_head; /* contexts with waiters to be woken; offload_lock */
+	_Atomic uint32_t message_word; /* changes with any of these */
+
 	_Atomic uint32_t owed_at_exit; /* writes and syncs that exit() waits for */
 	_Atomic uint32_t reads_offloaded;
 	_Atomic int wake_fd; /* eventfd that is never signalled, plus one; 0: none yet */
@@ -387,6 +404,7 @@ TA_HIDDEN int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigs
 TA_HIDDEN int ta_kaio_post(unsigned long handle, int resfd);
 TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN int ta_kaio_wake_fd(void);
+TA_HIDDEN void ta_thread_becomes_foreign(int own_wake_fd);
 TA_HIDDEN int ta_high_descriptor(int fd);
 
 /* ---- context.c: handles, pools, set-up and destruction --------------------------------------- */
@@ -519,7 +537,7 @@ TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const str
 TA_HIDDEN void ta_drain(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_wake_satisfied(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_driver_wake(struct ta_context *context, struct ta_work *work);
-TA_HIDDEN void ta_waiter_wake(struct ta_waiter *waiter);
+TA_HIDDEN void ta_waiter_wake(struct ta_context *context, struct ta_waiter *waiter);
 TA_HIDDEN bool ta_driver_must_look(struct ta_context *context);
 TA_HIDDEN bool ta_drive_once(struct ta_context *context, struct ta_waiter *self,
 			     int64_t deadline_ns, const sigset_t *mask, int *error);
@@ -538,10 +556,10 @@ TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
-TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset);
+TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset, long count);
 TA_HIDDEN bool ta_file_is_stream(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write);
-TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, int flags, bool is_write);
+TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool is_write);
 /* The inode of an eventfd that cannot be told from others. */
 #define TA_UNKNOWN_EVENTFD 0
 TA_HIDDEN int ta_file_eventfd(int fd, struct ta_file_identity *identity);
@@ -554,6 +572,7 @@ TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *s
 				   struct ta_operation **prepared);
 TA_HIDDEN void ta_operation_start(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_submit(struct ta_operation *operation);
+TA_HIDDEN void ta_operation_leave_stream(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_discard(struct ta_operation *operation);
 TA_HIDDEN bool ta_operation_enroll(struct ta_operation *operation, uint8_t state);
 TA_HIDDEN void ta_operation_ended(struct ta_operation *operation, long result);
@@ -585,6 +604,9 @@ TA_HIDDEN bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *wo
 
 TA_HIDDEN void ta_assist_want(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_assist_start(void);
+TA_HIDDEN int ta_messenger_start(void);
+TA_HIDDEN void ta_message_doorbell(void);
+TA_HIDDEN void ta_message_bell(struct ta_context *context);
 
 /* ---- passthrough.c --------------------------------------------------------------------------- */
 

@@ -125,6 +125,8 @@ int ta_kaio_wake_fd(void)
 	int none = 0;
 	int fd;
 
+	if (ta_thread.is_foreign)
+		return ta_thread.own_wake_fd > 0 ? ta_thread.own_wake_fd - 1 : -EBADF;
 	if (stored)
 		return stored - 1;
 	fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -137,6 +139,13 @@ int ta_kaio_wake_fd(void)
 	}
 	ta_inherited_add(fd);
 	return fd;
+}
+
+/* A thread that has a table of its own, whatever is in it, needs a wake-up descriptor there. */
+void ta_thread_becomes_foreign(int own_wake_fd)
+{
+	ta_thread.is_foreign = true;
+	ta_thread.own_wake_fd = own_wake_fd + 1;
 }
 
 /*
@@ -163,7 +172,7 @@ int ta_kaio_post(unsigned long handle, int resfd)
 		result = ta_kaio_submit(handle, 1, &list);
 		if (result == 1)
 			return 0;
-		if (result == -EAGAIN || resfd >= 0)
+		if (result == -EAGAIN || resfd >= 0 || ta_thread.is_foreign)
 			break;
 		/*
 		 * A program that closes descriptors it does not know has closed ours: make another.

@@ -45,6 +45,7 @@ extern TA_HIDDEN const struct ta_offloader ta_threads_offloader;
 /* Make what is needed, once a process.  0, or a negative errno. */
 TA_HIDDEN int ta_uring_open(struct ta_process *process);
 TA_HIDDEN int ta_threads_open(struct ta_process *process);
+TA_HIDDEN void ta_uring_ring_doorbell(void);
 
 /* ---- select.c -------------------------------------------------------------------------------- */
 
@@ -81,6 +82,7 @@ TA_HIDDEN void ta_hold_release(struct ta_hold *hold);
 TA_HIDDEN bool ta_transfer_is_write(const struct ta_operation *operation);
 TA_HIDDEN void ta_transfer_skip(struct ta_operation *operation, size_t bytes);
 TA_HIDDEN size_t ta_transfer_left(const struct ta_operation *operation);
+TA_HIDDEN long ta_transfer_on_socket(struct ta_operation *operation, int fd);
 TA_HIDDEN bool ta_transfer_may_bounce(const struct ta_operation *operation);
 TA_HIDDEN bool ta_transfer_bounce(struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_unbounce(struct ta_operation *operation, long result);

@@ -27,6 +27,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -77,6 +78,7 @@ struct ta_threads {
 	uint64_t sender_inode;
 	int receiver; /* in the keeper's */
 	int epoll;
+	int wake_fd; /* an eventfd that is never signalled */
 	bool owns_table;
 	bool (*take_table)(struct ta_threads *threads); /* what the keeper does first */
 	_Atomic uint32_t state; /* of the keeper: enum keeper_state */
@@ -105,12 +107,16 @@ struct ta_threads {
 
 enum keeper_state { KEEPER_STARTING, KEEPER_READY, KEEPER_FAILED };
 
-/* Is this thread one of those that share the table? */
-static __thread bool in_table __attribute__((tls_model("initial-exec")));
-
 static struct ta_threads *the_threads(void)
 {
 	return ta_process()->threads;
+}
+
+/* Said by each thread that shares the table, unless that is the program's. */
+static void enter_table(const struct ta_threads *threads)
+{
+	if (threads->owns_table)
+		ta_thread_becomes_foreign(threads->wake_fd);
 }
 
 static struct file *file_of(struct ta_threads *threads, const struct ta_operation *operation)
@@ -452,7 +458,7 @@ static void release(int index)
 	struct ta_threads *threads = the_threads();
 	struct ta_process *process = ta_process();
 
-	if (in_table || !threads->owns_table) {
+	if (ta_thread.is_foreign || !threads->owns_table) {
 		close_file(threads, index);
 		return;
 	}
@@ -547,7 +553,7 @@ static void *poller(void *argument)
 	struct ta_operation *operation, *following;
 	struct epoll_event event;
 
-	in_table = true;
+	enter_table(threads);
 	for (;;) {
 		if (ta_syscall4(SYS_epoll_wait, threads->epoll, &event, 1, -1) != 1)
 			continue;
@@ -616,20 +622,6 @@ static long transfer_at_position(struct ta_operation *operation, int number)
 	return result;
 }
 
-static long transfer_on_socket(struct ta_operation *operation, int number)
-{
-	struct msghdr message = {
-		.msg_iov = operation->vector + operation->vector_skipped,
-		.msg_iovlen = operation->vector_count - operation->vector_skipped,
-	};
-	bool writes = ta_transfer_is_write(operation);
-
-	if (!writes && ta_transfer_left(operation) == 0)
-		return 0;
-	return ta_syscall3(writes ? SYS_sendmsg : SYS_recvmsg, number, &message,
-			   MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 /* The first parts of the vector, no more than so many bytes. */
 static unsigned first_bytes(const struct ta_operation *operation, size_t bytes, struct iovec *parts)
 {
@@ -672,10 +664,10 @@ static long transfer_on_stream(struct ta_operation *operation, int number, uint1
 {
 	long result;
 
-	if (operation->illegal_seek)
-		return -ESPIPE;
+	if (operation->refusal)
+		return operation->refusal;
 	if (operation->is_socket)
-		return transfer_on_socket(operation, number);
+		return ta_transfer_on_socket(operation, number);
 	result = transfer_rest(operation, number, operation->flags | RWF_NOWAIT);
 	if (result == -EOPNOTSUPP)
 		return transfer_when_ready(operation, number, events);
@@ -763,7 +755,7 @@ static void *worker(void *argument)
 	bool timed_out, grow;
 	uint32_t seen;
 
-	in_table = true;
+	enter_table(threads);
 	ta_lock(&process->offload_lock);
 	for (;;) {
 		operation = next_operation(threads);
@@ -931,10 +923,12 @@ static void *keeper(void *argument)
 	uint64_t begun = 0;
 	uint32_t seen;
 
-	in_table = true;
 	if (threads->take_table(threads)) {
+		threads->wake_fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 		threads->epoll = (int)ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
-		if (threads->epoll >= 0 && ta_thread_start(poller, threads) == 0)
+		enter_table(threads);
+		if (threads->wake_fd >= 0 && threads->epoll >= 0 &&
+		    ta_thread_start(poller, threads) == 0)
 			state = KEEPER_READY;
 	}
 	atomic_store(&threads->state, state);
@@ -1009,7 +1003,7 @@ int ta_threads_open(struct ta_process *process)
 	threads->closing = -1;
 	threads->free_file = -1;
 	process->threads = threads;
-	if (start_with_own_table(threads)) {
+	if (ta_messenger_start() == 0 && start_with_own_table(threads)) {
 		ta_log("offloader: threads, %u at most", threads->limit);
 		return 0;
 	}

@@ -45,6 +45,9 @@
 #ifndef RWF_HIPRI
 #define RWF_HIPRI 0x00000001
 #endif
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
 
 struct ta_uring {
 	struct io_uring ring;
@@ -103,6 +106,9 @@ static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *oper
 	else
 		io_uring_prep_readv(sqe, operation->hold->file, vector, count, offset);
 	sqe->rw_flags = operation->flags & ~RWF_HIPRI;
+	/* The ring waits for pipes and sockets even if they do not, unless told not to. */
+	if (operation->nonblocking && (operation->is_pipe || operation->is_socket))
+		sqe->rw_flags |= RWF_NOWAIT;
 	sqe->ioprio = operation->io_priority;
 }
 
@@ -192,14 +198,25 @@ static void begin_queued(struct ta_uring *uring)
 			issue_cancel(uring, operation);
 		else if (cancelled)
 			ta_operation_ended(operation, -ECANCELED);
-		else if (operation->illegal_seek) {
+		else if (operation->refusal) {
 			leave_queue(uring, operation);
-			ta_operation_ended(operation, -ESPIPE);
+			ta_operation_ended(operation, operation->refusal);
 		} else {
 			ta_transfer_skip(operation, operation->transferred);
 			issue(uring, operation, 0);
 		}
 	}
+}
+
+/*
+ * Is a short count not the end of it?  Writes to a stream go on until all is written; a device like
+ * /dev/zero stops short when its reader has other things to do.
+ */
+static bool goes_on(const struct ta_operation *operation)
+{
+	if (operation->nonblocking)
+		return false;
+	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation));
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -229,7 +246,7 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
 	}
-	if (operation->is_stream && ta_transfer_is_write(operation) && result > 0 && !operation->nonblocking) {
+	if (result > 0 && goes_on(operation)) {
 		ta_transfer_skip(operation, (size_t)result);
 		if (ta_transfer_left(operation) > 0) {
 			operation->retried = false;
@@ -494,9 +511,21 @@ static void release(int hold)
 	ta_unlock(&process->offload_lock);
 }
 
-static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
+static void ring_the_doorbell(struct ta_uring *uring)
 {
 	const uint64_t one = 1;
+
+	ta_syscall3(SYS_write, uring->doorbell, &one, sizeof(one));
+}
+
+/* For a thread to which the doorbell's number means nothing. */
+void ta_uring_ring_doorbell(void)
+{
+	ring_the_doorbell(the_uring());
+}
+
+static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
+{
 	bool ring_doorbell;
 
 	/* offload_lock is held, and let go. */
@@ -512,8 +541,12 @@ static void enqueue(struct ta_uring *uring, struct ta_operation *operation)
 	ring_doorbell = uring->asleep;
 	uring->asleep = false;
 	ta_unlock(&ta_process()->offload_lock);
-	if (ring_doorbell)
-		ta_syscall3(SYS_write, uring->doorbell, &one, sizeof(one));
+	if (!ring_doorbell)
+		return;
+	if (ta_thread.is_foreign)
+		ta_message_doorbell();
+	else
+		ring_the_doorbell(uring);
 }
 
 static void submit(struct ta_operation *operation)

@@ -96,6 +96,19 @@ static bool is_kernel_range(const void *address, size_t bytes)
 	       (sizeof(void *) == 8 && (intptr_t)(end | (uintptr_t)address) < 0);
 }
 
+/* The kernel takes no more than so much in one request. */
+static void cut_vector(struct ta_operation *operation)
+{
+	size_t left = TA_TRANSFER_MAX;
+	unsigned i;
+
+	for (i = 0; i < operation->vector_count; i++) {
+		if (operation->vector[i].iov_len > left)
+			operation->vector[i].iov_len = left;
+		left -= operation->vector[i].iov_len;
+	}
+}
+
 static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
 {
 	unsigned count = (unsigned)iocb->u.v.nr; /* the kernel looks at 32 bits, too */
@@ -118,41 +131,36 @@ static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
 	if (!ta_copy_in(operation->vector, iocb->u.v.vec, bytes))
 		return -EFAULT;
 	operation->vector_count = count;
-	for (i = 0; i < count; i++) {
+	/* All lengths first, as the kernel does. */
+	for (i = 0; i < count; i++)
 		if ((ssize_t)operation->vector[i].iov_len < 0)
 			return -EINVAL;
+	/* One buffer is cut before its addresses are looked at, several are after. */
+	if (count == 1)
+		cut_vector(operation);
+	for (i = 0; i < count; i++)
 		if (is_kernel_range(operation->vector[i].iov_base, operation->vector[i].iov_len))
 			return -EFAULT;
-	}
+	cut_vector(operation);
 	return 0;
 }
 
 static int copy_buffers(struct ta_operation *operation, const struct iocb *iocb)
 {
-	size_t bytes;
-
 	if (iocb->aio_lio_opcode == IO_CMD_PREADV || iocb->aio_lio_opcode == IO_CMD_PWRITEV)
 		return copy_vector(operation, iocb);
-	/* Cut first, as the kernel does: then a length without measure is in nobody's way. */
-	bytes = iocb->u.c.nbytes < TA_TRANSFER_MAX ? iocb->u.c.nbytes : TA_TRANSFER_MAX;
-	if (is_kernel_range(iocb->u.c.buf, bytes))
-		return -EFAULT;
-	operation->inline_vector[0] = (struct iovec){ iocb->u.c.buf, bytes };
+	operation->inline_vector[0] = (struct iovec){ iocb->u.c.buf, iocb->u.c.nbytes };
 	operation->vector = operation->inline_vector;
 	operation->vector_count = 1;
-	return 0;
+	cut_vector(operation);
+	return is_kernel_range(iocb->u.c.buf, operation->vector->iov_len) ? -EFAULT : 0;
 }
 
 static int check_offset(const struct ta_operation *operation)
 {
-	size_t bytes = ta_transfer_left(operation);
-	int64_t end;
+	int64_t bytes = (int64_t)ta_transfer_left(operation), end;
 
-	/* Of a vector, too, the kernel takes no more in one request. */
-	if (bytes > TA_TRANSFER_MAX)
-		bytes = TA_TRANSFER_MAX;
-	return operation->offset < 0 ||
-			       __builtin_add_overflow(operation->offset, (int64_t)bytes, &end)
+	return operation->offset < 0 || __builtin_add_overflow(operation->offset, bytes, &end)
 		       ? -EINVAL
 		       : 0;
 }
@@ -217,9 +225,9 @@ static int check_transfer(struct ta_operation *operation, const struct iocb *ioc
 
 	if (is_offloaded)
 		result = check_priority(iocb);
-	if (result == 0 && is_offloaded)
-		result = ta_file_check_flags(iocb->aio_fildes, file_flags, operation->flags,
-					     writes);
+	if (result == 0)
+		result = ta_file_check_flags(iocb->aio_fildes, file_flags, identity->mode,
+					     operation->flags, writes);
 	if (result == 0)
 		result = check_access(operation, file_flags);
 	if (result == 0 && is_offloaded &&
@@ -304,10 +312,11 @@ static void drop_empty_stream(struct ta_process *process, struct ta_stream *stre
 }
 
 /*
- * Takes an operation out of its stream, and starts the one whose turn has come thereby; a cancelled
- * one has been started already.
+ * The operation has its event: takes it out of its stream, and starts the one whose turn has come
+ * thereby, so that events come in the order of the stream.  A cancelled one has been started
+ * already.
  */
-static void leave_stream(struct ta_operation *operation)
+void ta_operation_leave_stream(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
 	struct ta_stream *stream = operation->stream;
@@ -381,13 +390,15 @@ static int line_up(struct ta_operation *operation, const struct ta_file_identity
 		   long file_flags)
 {
 	operation->is_stream = true;
+	operation->is_pipe = S_ISFIFO(identity->mode);
 	operation->is_socket = S_ISSOCK(identity->mode);
 	operation->nonblocking |= (file_flags & O_NONBLOCK) != 0;
-	/* An io_uring waits for pipes and sockets even so, unless told not to; others it does not. */
-	if (operation->nonblocking && (S_ISFIFO(identity->mode) || operation->is_socket))
-		operation->flags |= RWF_NOWAIT;
 	/* As the kernel has it: pipes ignore an offset, sockets do not. */
-	operation->illegal_seek = operation->is_socket && operation->offset > 0;
+	if (operation->is_socket && operation->offset > 0)
+		operation->refusal = -ESPIPE;
+	/* An eventfd and its like give so many bytes or none; preadv2 would not ask them. */
+	if ((identity->mode & S_IFMT) == 0 && ta_transfer_left(operation) == 0)
+		operation->refusal = -EINVAL;
 	return prepare_stream(operation, identity);
 }
 
@@ -403,20 +414,6 @@ static bool appends(const struct ta_operation *operation, const struct ta_file_i
 }
 
 /*
- * A terminal, timerfd and the like that does not wait has nothing now: its answer is EAGAIN, and no
- * offloader would give it (an io_uring waits for them).
- */
-static bool would_block(const struct ta_operation *operation, const struct iocb *iocb,
-			const struct ta_file_identity *identity, long file_flags)
-{
-	bool writes = ta_transfer_is_write(operation);
-
-	return file_flags & O_NONBLOCK && !S_ISFIFO(identity->mode) && !S_ISSOCK(identity->mode) &&
-	       ta_file_poll(iocb->aio_fildes, writes ? POLLOUT : POLLIN) == 0 &&
-	       !stream_is_busy(identity, writes);
-}
-
-/*
  * Everything after the checks.  *operation_is_ours is false if the kernel should have the request
  * after all.
  */
@@ -428,17 +425,14 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 	int result = 0;
 
 	*operation_is_ours = is_offloaded || is_ours(operation, identity, file_flags);
-	if (*operation_is_ours && !is_offloaded && is_stream && (file_flags & O_NONBLOCK))
+	if (*operation_is_ours && !is_offloaded && is_stream &&
+	    (file_flags & O_NONBLOCK || operation->nonblocking))
 		/* The kernel does not wait there; it is ours only if it must stand in line. */
 		*operation_is_ours = stream_is_busy(identity, ta_transfer_is_write(operation));
 	if (!*operation_is_ours)
 		return 0;
 	operation->is_direct = file_flags & O_DIRECT;
-	if (is_stream && is_offloaded && would_block(operation, iocb, identity, file_flags)) {
-		operation->is_ready = true;
-		operation->ready_result = -EAGAIN;
-		return 0;
-	}
+	operation->is_device = S_ISCHR(identity->mode) && !is_stream;
 	if (is_stream)
 		result = line_up(operation, identity, file_flags);
 	else if (is_offloaded && appends(operation, identity, file_flags))
@@ -513,9 +507,10 @@ static struct ta_operation *new_operation(struct ta_context *context, struct ta_
 }
 
 /* Checks a request and takes hold of its file. */
-static int prepare_checked(struct ta_operation *operation, struct iocb *iocb,
+static int prepare_checked(struct ta_operation *operation, struct ta_slot *slot,
 			   bool *operation_is_ours)
 {
+	const struct iocb *iocb = &slot->iocb;
 	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
 	struct ta_file_identity identity;
 	int result;
@@ -523,8 +518,7 @@ static int prepare_checked(struct ta_operation *operation, struct iocb *iocb,
 	result = check_head(operation->context, iocb, file_flags);
 	if (result < 0)
 		return result;
-	/* From here on the program's key stays zero, though the request be refused. */
-	iocb->key = 0;
+	slot->flags |= TA_SLOT_KEY_CLEARED;
 	if (!is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
 		return -EINVAL;
 	result = ta_file_identify(iocb->aio_fildes, &identity);
@@ -558,7 +552,7 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 	operation = new_operation(context, slot, offloader);
 	if (!operation)
 		return -EAGAIN;
-	result = prepare_checked(operation, &slot->iocb, &operation_is_ours);
+	result = prepare_checked(operation, slot, &operation_is_ours);
 	if (result < 0 || !operation_is_ours) {
 		ta_operation_discard(operation);
 		return result;
@@ -585,6 +579,18 @@ void ta_operation_discard(struct ta_operation *operation)
 }
 
 /*
+ * The proxy; where the kernel has no place for it, the offloader takes hold of the eventfd.  If
+ * that fails, too, it is signalled by its number.
+ */
+static void arm_signal(struct ta_operation *operation)
+{
+	ta_proxy_arm(operation);
+	if (!operation->has_proxy && operation->offloader)
+		(void)ta_hold_take_alone(operation->offloader, operation->resfd,
+					 &operation->eventfd);
+}
+
+/*
  * From here on the operation may be found by io_cancel and io_destroy, so it is in its stream by
  * then.  True if it may run at once.
  */
@@ -601,7 +607,7 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	else if (operation->opcode != IO_CMD_POLL)
 		atomic_fetch_add(&ta_process()->reads_offloaded, 1);
 	if (operation->resfd >= 0 && context->mode == TA_CONTEXT_MEDIATED)
-		ta_proxy_arm(operation);
+		arm_signal(operation);
 	ta_lock(&context->lock);
 	context->operations++;
 	if (operation->slot) {
@@ -630,13 +636,56 @@ void ta_operation_submit(struct ta_operation *operation)
 	operation->offloader->submit(operation);
 }
 
+/*
+ * A stream that does not wait, and in an offloaded context: the request is done here and now, as
+ * kernel AIO would.  False: it was cancelled in between.
+ */
+static bool begin_at_once(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	bool begins;
+
+	ta_lock(&process->offload_lock);
+	begins = !operation->cancelled;
+	if (begins)
+		operation->state = TA_OPERATION_ENDED;
+	ta_unlock(&process->offload_lock);
+	return begins;
+}
+
+static long do_at_once(struct ta_operation *operation)
+{
+	const long no_position = -1;
+	int fd = operation->slot->iocb.aio_fildes;
+
+	if (operation->refusal)
+		return operation->refusal;
+	if (operation->is_socket)
+		return ta_transfer_on_socket(operation, fd);
+	return ta_syscall(ta_transfer_is_write(operation) ? SYS_pwritev2 : SYS_preadv2, fd,
+			  (long)operation->vector, operation->vector_count, no_position,
+			  no_position, operation->flags);
+}
+
+/* In a thread of the program the eventfd is signalled by its number, which still means it. */
+static void end_at_once(struct ta_operation *operation, long result)
+{
+	ta_hold_release(operation->eventfd);
+	operation->eventfd = NULL;
+	ta_operation_ended(operation, result);
+}
+
 void ta_operation_start(struct ta_operation *operation)
 {
+	bool at_once = operation->context->mode == TA_CONTEXT_OFFLOADED && operation->is_stream &&
+		       operation->nonblocking;
 	bool runs = ta_operation_enroll(operation, operation->is_ready ? TA_OPERATION_ENDED
 								       : TA_OPERATION_QUEUED);
 
 	if (operation->is_ready)
-		ta_operation_ended(operation, operation->ready_result);
+		end_at_once(operation, operation->ready_result);
+	else if (runs && at_once && begin_at_once(operation))
+		end_at_once(operation, do_at_once(operation));
 	else if (runs)
 		ta_operation_submit(operation);
 }
@@ -680,8 +729,6 @@ void ta_operation_ended(struct ta_operation *operation, long result)
 		result = 0;
 	if (result >= 0 || operation->transferred > 0)
 		result = (long)operation->transferred + (result > 0 ? result : 0);
-	if (operation->stream)
-		leave_stream(operation);
 	ta_operation_finish(operation, result);
 }
 
@@ -702,7 +749,8 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	if (operation->sync)
 		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
 	ta_lock(&process->offload_lock);
-	if (operation->cancelled) {
+	/* Once is enough; and what has moved data already ends with it. */
+	if (operation->cancelled || (operation->transferred > 0 && !operation->is_stream)) {
 		ta_unlock(&process->offload_lock);
 		return -EAGAIN;
 	}

@@ -12,11 +12,15 @@
  * In a pass-through context the events belong to the program, and nothing tells when one more has
  * come; the assistant scans, at intervals that grow with how long it has been waiting.
  *
+ * The messenger does for foreign threads what they cannot do themselves (see internal.h): it rings
+ * the doorbell of the io_uring, wakes waiters that sleep on a descriptor, and starts assistants.
+ *
  * offload_lock guards the queue of contexts and the count of threads.  An assistant without work
  * goes after a second.
  */
 #include "internal.h"
 
+#include "offload.h"
 #include "progress.h"
 
 #define IDLE_NS 1000000000LL
@@ -179,6 +183,12 @@ static void *assistant(void *argument)
 	}
 }
 
+static void call_messenger(struct ta_process *process)
+{
+	atomic_fetch_add(&process->message_word, 1);
+	ta_futex_wake(&process->message_word, 1);
+}
+
 /* No thread is to be had: the contexts go without, and what is owed waits for the next call. */
 static void give_up(struct ta_process *process)
 {
@@ -201,6 +211,14 @@ void ta_assist_start(void)
 	struct ta_process *process = ta_process();
 	uint32_t missing;
 
+	/* What such a thread starts would share its table. */
+	if (ta_thread.is_foreign) {
+		ta_lock(&process->offload_lock);
+		process->message_assist = true;
+		ta_unlock(&process->offload_lock);
+		call_messenger(process);
+		return;
+	}
 	ta_lock(&process->offload_lock);
 	missing = process->assist_count > process->parked_assistants
 			  ? process->assist_count - process->parked_assistants
@@ -214,4 +232,108 @@ void ta_assist_start(void)
 			return;
 		}
 	}
+}
+
+/* ---- the messenger --------------------------------------------------------------------------- */
+
+/*
+ * A waiter in the context sleeps on a descriptor.  The context's lock is held; the context stays
+ * until the messenger has been there.
+ */
+void ta_message_bell(struct ta_context *context)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	if (!context->message_pending) {
+		context->message_pending = true;
+		context->inside++;
+		context->message_next = process->message_head;
+		process->message_head = context;
+	}
+	ta_unlock(&process->offload_lock);
+	call_messenger(process);
+}
+
+/* The ring thread has work. */
+void ta_message_doorbell(void)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	process->message_doorbell = true;
+	ta_unlock(&process->offload_lock);
+	call_messenger(process);
+}
+
+static void ring_bells(struct ta_process *process, struct ta_context *context)
+{
+	struct ta_waiter *waiter;
+	const uint64_t one = 1;
+
+	ta_lock(&context->lock);
+	ta_lock(&process->offload_lock);
+	context->message_pending = false;
+	ta_unlock(&process->offload_lock);
+	for (waiter = context->waiters; waiter; waiter = waiter->next) {
+		if (!waiter->bell_wanted)
+			continue;
+		waiter->bell_wanted = false;
+		ta_syscall3(SYS_write, waiter->event_fd, &one, sizeof(one));
+	}
+	ta_context_leave(context);
+	ta_unlock(&context->lock);
+}
+
+static void *messenger(void *argument)
+{
+	struct ta_process *process = argument;
+	struct ta_context *context, *following;
+	bool doorbell, assist;
+	uint32_t seen;
+
+	for (;;) {
+		seen = atomic_load(&process->message_word);
+		ta_lock(&process->offload_lock);
+		doorbell = process->message_doorbell;
+		assist = process->message_assist;
+		context = process->message_head;
+		process->message_doorbell = false;
+		process->message_assist = false;
+		process->message_head = NULL;
+		ta_unlock(&process->offload_lock);
+		if (doorbell)
+			ta_uring_ring_doorbell();
+		if (assist)
+			ta_assist_start();
+		for (; context; context = following) {
+			following = context->message_next;
+			ring_bells(process, context);
+		}
+		ta_futex_wait(&process->message_word, seen, TA_NO_DEADLINE);
+	}
+	return NULL;
+}
+
+/*
+ * Before the first foreign thread, in a thread that is none: 0, or a negative errno when no thread
+ * is to be had.
+ */
+int ta_messenger_start(void)
+{
+	struct ta_process *process = ta_process();
+	bool start;
+	int result;
+
+	ta_lock(&process->offload_lock);
+	start = !process->has_messenger;
+	process->has_messenger = true;
+	ta_unlock(&process->offload_lock);
+	result = start ? ta_thread_start(messenger, process) : 0;
+	if (result < 0) {
+		ta_lock(&process->offload_lock);
+		process->has_messenger = false;
+		ta_unlock(&process->offload_lock);
+	}
+	return result;
 }

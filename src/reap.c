@@ -148,16 +148,20 @@ static long take(struct ta_context *context, struct io_event *events, long nr, s
 /* ---- waiters --------------------------------------------------------------------------------- */
 
 /* The lock is held: what the waiter sleeps on is there as long as it is linked. */
-void ta_waiter_wake(struct ta_waiter *waiter)
+void ta_waiter_wake(struct ta_context *context, struct ta_waiter *waiter)
 {
 	const uint64_t one = 1;
 
 	if (atomic_exchange(&waiter->word, 1) == 1)
 		return;
-	if (waiter->event_fd >= 0)
-		ta_syscall3(SYS_write, waiter->event_fd, &one, sizeof(one));
-	else
+	if (waiter->event_fd < 0) {
 		ta_futex_wake(&waiter->word, 1);
+	} else if (ta_thread.is_foreign) {
+		waiter->bell_wanted = true;
+		ta_message_bell(context);
+	} else {
+		ta_syscall3(SYS_write, waiter->event_fd, &one, sizeof(one));
+	}
 }
 
 /*
@@ -175,7 +179,7 @@ void ta_wake_satisfied(struct ta_context *context, struct ta_work *work)
 		if (waiter == context->driver)
 			post = true;
 		else
-			ta_waiter_wake(waiter);
+			ta_waiter_wake(context, waiter);
 	}
 	if (post)
 		ta_driver_wake(context, work);
@@ -190,7 +194,7 @@ void ta_driver_wake(struct ta_context *context, struct ta_work *work)
 	if (!context->driver_asleep || context->wake_posted)
 		return;
 	if (context->mode == TA_CONTEXT_OFFLOADED) {
-		ta_waiter_wake(context->driver);
+		ta_waiter_wake(context, context->driver);
 		return;
 	}
 	context->wake_posted = true;
@@ -234,7 +238,7 @@ void ta_driver_leave(struct ta_context *context, struct ta_waiter *self, struct 
 	if (context->driver || context->mode == TA_CONTEXT_OFFLOADED)
 		return;
 	if (context->waiters)
-		ta_waiter_wake(context->waiters);
+		ta_waiter_wake(context, context->waiters);
 	else
 		ta_assist_want(context, work);
 }

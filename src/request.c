@@ -16,6 +16,7 @@
  */
 #include "offload.h"
 
+#include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -30,6 +31,8 @@
 #define BATCH_MAX 256
 /* HIPRI, DSYNC, SYNC, APPEND: of aio_rw_flags, those that leave the way of a request to us. */
 #define ROUTABLE_FLAGS 0x17u
+/* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
+#define STREAM_FLAGS 0x1ffu
 /* Reads outstanding at which the block layer may make even a trial wait for a free tag. */
 #define TRIALS_UNTIL 128
 /*
@@ -119,7 +122,9 @@ static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot,
 	 * A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we
 	 * do not know.
 	 */
-	bool plain = (slot->iocb.aio_rw_flags & ~ROUTABLE_FLAGS) == 0;
+	unsigned routable = descriptor->file_class == TA_FILE_STREAM ? STREAM_FLAGS
+								     : ROUTABLE_FLAGS;
+	bool plain = (slot->iocb.aio_rw_flags & ~routable) == 0;
 
 	if (!plain || !ta_offload_possible())
 		return;
@@ -228,6 +233,34 @@ static TA_COLD int gather_without_slot(struct batch *batch, const struct iocb *i
 	return copy.u.c.__pad3 || (long)copy.u.c.nbytes < 0 ? -EINVAL : -EAGAIN;
 }
 
+/*
+ * The kernel clears the key of an iocb, and finds out only then that it cannot: what it looks at
+ * before that counts first.
+ */
+static TA_COLD int gather_unwritable(struct batch *batch, const struct iocb *iocb)
+{
+	struct ta_context *context = batch->context;
+	struct iocb copy;
+	long flags;
+	int result = 0;
+
+	if (!ta_copy_in(&copy, iocb, sizeof(copy)))
+		return -EFAULT;
+	if (copy.u.c.__pad3 || (long)copy.u.c.nbytes < 0)
+		return -EINVAL;
+	if (context->used == context->slot_count)
+		return -EAGAIN;
+	flags = ta_syscall2(SYS_fcntl, copy.aio_fildes, F_GETFL);
+	if (flags < 0 || flags & O_PATH)
+		return -EBADF;
+	copy.u.c.flags &= IOCB_FLAG_RESFD;
+	if (copy.u.c.flags)
+		result = context->mode == TA_CONTEXT_OFFLOADED
+				 ? ta_eventfd_check(context, &copy)
+				 : ta_kaio_check(context->kernel_handle, &copy);
+	return result == -EBADF || result == -EINVAL ? result : -EFAULT;
+}
+
 static void store_key(struct iocb *iocb, unsigned key)
 {
 	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
@@ -241,7 +274,7 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 	int result = 0;
 
 	if (ta_unlikely(!ta_memory_probe(iocb, sizeof(*iocb), true)))
-		return -EFAULT;
+		return gather_unwritable(batch, iocb);
 	slot = ta_slot_take(context);
 	if (ta_unlikely(!slot))
 		return gather_without_slot(batch, iocb);
@@ -327,7 +360,7 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 
 		if (!slot)
 			continue;
-		if (slot->iocb.key != 0)
+		if (slot->iocb.key != 0 && !(i == from && slot->flags & TA_SLOT_KEY_CLEARED))
 			store_key(slot->object, slot->iocb.key);
 		if (slot->flags & TA_SLOT_TRIAL)
 			context->trials--;
@@ -686,6 +719,8 @@ void ta_complete(struct ta_operation *operation, long result)
 	ta_unlock(&context->lock);
 	if (signals)
 		ta_proxy_fire(operation);
+	if (operation->stream)
+		ta_operation_leave_stream(operation);
 	ta_operation_free(operation);
 	ta_work_finish(context, &work);
 	ta_lock(&context->lock);
@@ -760,7 +795,8 @@ static bool trial_was_a_hit(const struct ta_slot *slot)
 		return false;
 	if (slot->result < 0 || slot->result >= slot->asked)
 		return true;
-	return ta_file_ends_at(slot->iocb.aio_fildes, slot->iocb.u.c.offset + slot->result);
+	return ta_file_ends_at(slot->iocb.aio_fildes, slot->iocb.u.c.offset + slot->result,
+			       slot->result);
 }
 
 /*
@@ -845,7 +881,9 @@ void ta_work_finish(struct ta_context *context, struct ta_work *work)
 
 /* ---- cancellation ---------------------------------------------------------------------------- */
 
-static struct ta_slot *oldest_request(struct ta_context *context, const struct iocb *object)
+/* The oldest request of the iocb that is in flight, younger than the one of this sequence. */
+static struct ta_slot *oldest_request(struct ta_context *context, const struct iocb *object,
+				      uint64_t after)
 {
 	struct ta_slot *oldest = NULL;
 	uint32_t i;
@@ -854,7 +892,8 @@ static struct ta_slot *oldest_request(struct ta_context *context, const struct i
 		struct ta_slot *slot = &context->slots[i];
 
 		if (slot->state == TA_SLOT_FREE || slot->state == TA_SLOT_READY ||
-		    slot->object != object)
+		    slot->object != object || slot->sequence <= after ||
+		    slot->flags & TA_SLOT_CANCELLED)
 			continue;
 		if (!oldest || slot->sequence < oldest->sequence)
 			oldest = slot;
@@ -872,6 +911,33 @@ static int cancel_in_kernel(unsigned long handle, struct ta_slot *slot)
 }
 
 /*
+ * The program may have used one iocb for several requests: the oldest that can still be cancelled
+ * is meant.  What has ended by now is in the way of none.
+ */
+static int cancel_oldest(struct ta_context *context, const struct iocb *iocb, struct ta_work *work)
+{
+	int result = -EINVAL;
+	struct ta_slot *slot;
+	uint64_t after = 0;
+
+	ta_drain(context, work);
+	ta_wake_satisfied(context, work);
+	while ((slot = oldest_request(context, iocb, after)) != NULL) {
+		after = slot->sequence;
+		result = -EAGAIN;
+		if (slot->state == TA_SLOT_KERNEL)
+			result = cancel_in_kernel(context->kernel_handle, slot);
+		else if (slot->state == TA_SLOT_OPERATION)
+			result = ta_operation_cancel(slot->operation, work);
+		if (result != -EINPROGRESS)
+			continue;
+		slot->flags |= TA_SLOT_CANCELLED;
+		break;
+	}
+	return result;
+}
+
+/*
  * io_cancel(3): -EINPROGRESS if its event will say -ECANCELED, -EAGAIN if it is past cancelling,
  * -EINVAL if nothing is known of it.
  */
@@ -879,8 +945,7 @@ int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb
 {
 	struct ta_context *context;
 	struct ta_work work = { 0 };
-	struct ta_slot *slot;
-	int result = -EAGAIN;
+	int result;
 
 	if (!ta_memory_probe(iocb, sizeof(*iocb), false))
 		return -EFAULT;
@@ -892,15 +957,7 @@ int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb
 		ta_unlock(&context->lock);
 		return result;
 	}
-	slot = oldest_request(context, iocb);
-	if (!slot) {
-		ta_unlock(&context->lock);
-		return -EINVAL;
-	}
-	if (slot->state == TA_SLOT_KERNEL)
-		result = cancel_in_kernel(context->kernel_handle, slot);
-	else if (slot->state == TA_SLOT_OPERATION)
-		result = ta_operation_cancel(slot->operation, &work);
+	result = cancel_oldest(context, iocb, &work);
 	context->inside++;
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);

@@ -244,21 +244,18 @@ int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity 
 	return survey.error < 0 ? -EAGAIN : 0;
 }
 
-/* Takes hold of the file; where no offloader can, a thread of its own keeps it. */
+/* Takes hold of the file, and in an offloaded context of the program's eventfd. */
 static int capture(struct ta_operation *operation, const struct iocb *iocb)
 {
-	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
-	int result = -ENFILE;
+	int result;
 
 	operation->offloader = ta_offload_open();
-	if (operation->offloader)
-		result = ta_hold_take_alone(operation->offloader, iocb->aio_fildes,
-					    &operation->hold);
-	if (result == 0 && is_offloaded)
+	if (!operation->offloader)
+		return -EAGAIN;
+	result = ta_hold_take_alone(operation->offloader, iocb->aio_fildes, &operation->hold);
+	if (result == 0 && operation->context->mode == TA_CONTEXT_OFFLOADED)
 		result = ta_eventfd_capture(operation, iocb);
-	if (result == -ENFILE)
-		return is_offloaded ? -EAGAIN : ta_custody_begin(operation, iocb->aio_fildes, -1);
-	return result;
+	return result == -ENFILE ? -EAGAIN : result;
 }
 
 /*

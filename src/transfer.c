@@ -3,6 +3,7 @@
 #include "offload.h"
 
 #include <string.h>
+#include <sys/socket.h>
 
 /* Enough for O_DIRECT on any device; and the most that is read so. */
 #define BOUNCE_ALIGNMENT 4096u
@@ -38,6 +39,21 @@ size_t ta_transfer_left(const struct ta_operation *operation)
 	for (i = operation->vector_skipped; i < operation->vector_count; i++)
 		bytes += operation->vector[i].iov_len;
 	return bytes;
+}
+
+/* What is left, without waiting and without SIGPIPE.  Here writes of nothing are sent, too. */
+long ta_transfer_on_socket(struct ta_operation *operation, int fd)
+{
+	struct msghdr message = {
+		.msg_iov = operation->vector + operation->vector_skipped,
+		.msg_iovlen = operation->vector_count - operation->vector_skipped,
+	};
+	bool writes = ta_transfer_is_write(operation);
+
+	if (!writes && ta_transfer_left(operation) == 0)
+		return 0;
+	return ta_syscall3(writes ? SYS_sendmsg : SYS_recvmsg, fd, &message,
+			   MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* A read that was refused as one of O_DIRECT, though its file was read through the cache. */
