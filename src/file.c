@@ -270,6 +270,14 @@ static bool anonymous_file_is(int fd, const char *name)
 	return strcmp(target, name) == 0;
 }
 
+/* Directories, epoll descriptors and the like are not read. */
+static bool has_no_read(int fd, uint32_t mode)
+{
+	return S_ISDIR(mode) ||
+	       ((mode & S_IFMT) == 0 && (anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
+					 anonymous_file_is(fd, "anon_inode:inotify")));
+}
+
 /* Does the kernel have no asynchronous read or write for the file, so that io_submit says EINVAL? */
 bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 {
@@ -293,8 +301,7 @@ bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 		       node.st_rdev == makedev(1, 7);
 	case 0:
 		/* Eventfds, timerfds and their like are there to be read. */
-		return is_write || anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
-		       anonymous_file_is(fd, "anon_inode:inotify");
+		return is_write || has_no_read(fd, mode);
 	default:
 		return false;
 	}
@@ -333,7 +340,7 @@ int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool 
 		return -EOPNOTSUPP;
 	if (flags & RWF_DONTCACHE && !S_ISREG(mode) && !S_ISBLK(mode))
 		return -EOPNOTSUPP;
-	if (flags & RWF_NOWAIT && S_ISDIR(mode))
+	if (flags & RWF_NOWAIT && has_no_read(fd, mode))
 		return -EOPNOTSUPP;
 	tried = flags & (RWF_NOWAIT | RWF_DONTCACHE);
 	if (tried && has_positions && (file_flags & O_ACCMODE) != O_WRONLY &&

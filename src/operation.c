@@ -399,6 +399,9 @@ static int line_up(struct ta_operation *operation, const struct ta_file_identity
 	/* An eventfd and its like give so many bytes or none; preadv2 would not ask them. */
 	if ((identity->mode & S_IFMT) == 0 && ta_transfer_left(operation) == 0)
 		operation->refusal = -EINVAL;
+	/* They all share one inode, and have nothing to do with each other. */
+	if ((identity->mode & S_IFMT) == 0)
+		return 0;
 	return prepare_stream(operation, identity);
 }
 

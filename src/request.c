@@ -911,8 +911,8 @@ static int cancel_in_kernel(unsigned long handle, struct ta_slot *slot)
 }
 
 /*
- * The program may have used one iocb for several requests: the oldest that can still be cancelled
- * is meant.  What has ended by now is in the way of none.
+ * The program may have used one iocb for several requests: the oldest is meant.  One that is past
+ * cancelling is in the way of other transfers, but of no POLL, for which alone the kernel looks.
  */
 static int cancel_oldest(struct ta_context *context, const struct iocb *iocb, struct ta_work *work)
 {
@@ -923,6 +923,10 @@ static int cancel_oldest(struct ta_context *context, const struct iocb *iocb, st
 	ta_drain(context, work);
 	ta_wake_satisfied(context, work);
 	while ((slot = oldest_request(context, iocb, after)) != NULL) {
+		if (after && slot->iocb.aio_lio_opcode != IO_CMD_POLL) {
+			after = slot->sequence;
+			continue;
+		}
 		after = slot->sequence;
 		result = -EAGAIN;
 		if (slot->state == TA_SLOT_KERNEL)

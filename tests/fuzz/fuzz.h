@@ -350,6 +350,10 @@ int intended_submit(const struct calls *calls, io_context_t context,
 		    const struct operation *operation);
 bool intended_late_submit(int reference, int library);
 bool intended_late_error(long res);
+/* RWF_DONTCACHE, which older headers lack. */
+#define DONT_CACHE 0x80
+unsigned intended_rw_flags(int fd, unsigned flags);
+int intended_poll_events(enum target target, int events);
 bool intended_cancellable(const struct request *request);
 const char *intended_difference(const struct observation *reference,
 				const struct observation *library);

@@ -23,7 +23,10 @@
  *		does not know a flag).
  *  mask		Where POLLs do not go to the kernel's AIO, res holds the bits that were
  *		asked for (with IN also RDNORM, with OUT also WRNORM), and ERR and HUP. The kernel
- *		gives the waker's bits, which are more.
+ *		gives the waker's bits, which are more: a Unix socket that gets data claims PRI,
+ *		too, and so ends a POLL that asked for PRI alone. Such POLLs are not made.
+ *  flags	Whether a file knows DONTCACHE or NOWAIT cannot be asked where it is not
+ *		open for reading. Requests of such a file do not have these flags.
  */
 #include "fuzz.h"
 
@@ -65,6 +68,26 @@ bool intended_late_submit(int reference, int library)
 {
 	return !uses_kernel_aio && library > 0 && library > reference &&
 	       (reference >= 0 || intended_late_error(reference));
+}
+
+/* mask: what a POLL of the target may ask for. */
+int intended_poll_events(enum target target, int events)
+{
+	bool is_socket = target >= SOCKET_A && target <= BLOCKING_SOCKET_B;
+
+	if (uses_kernel_aio || !is_socket || events & ~UINT16_MAX)
+		return events;
+	return events & (POLLIN | POLLOUT) ? events & ~POLLPRI : POLLIN;
+}
+
+/* flags: what a request of the file may ask for. */
+unsigned intended_rw_flags(int fd, unsigned flags)
+{
+	int access = fcntl(fd, F_GETFL) & O_ACCMODE;
+	bool is_unreadable = access != O_RDONLY && access != O_RDWR;
+
+	return !uses_kernel_aio && is_unreadable ? flags & ~(unsigned)(RWF_NOWAIT | DONT_CACHE)
+						 : flags;
 }
 
 bool intended_late_error(long res)

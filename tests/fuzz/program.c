@@ -35,7 +35,7 @@ enum field {
 
 /* RWF_NOAPPEND and RWF_DONTCACHE are younger than some headers. */
 #define NO_APPEND 0x20u
-#define DONT_CACHE 0x80u
+
 
 enum use { USE_READ = 1, USE_WRITE = 2, USE_POLL = 4 };
 
@@ -316,6 +316,11 @@ static int64_t choose_offset(uint8_t choice)
 	return PICK(senseless, choice);
 }
 
+static bool is_device(int fd)
+{
+	return fd == world.descriptors[DEV_ZERO].fd;
+}
+
 static void choose_flags(struct decoder *decoder, struct iocb *iocb)
 {
 	static const unsigned rw_flags[] = { RWF_HIPRI,	 RWF_DSYNC, RWF_SYNC, RWF_NOWAIT,
@@ -329,6 +334,10 @@ static void choose_flags(struct decoder *decoder, struct iocb *iocb)
 
 	if (record[FIELD_RW_FLAGS] >= 230)
 		iocb->aio_rw_flags = PICK(rw_flags, record[FIELD_RW_FLAGS]);
+	iocb->aio_rw_flags = intended_rw_flags(iocb->aio_fildes, iocb->aio_rw_flags);
+	/* One that must not wait stops short when its thread is to make room for another. */
+	if (is_device(iocb->aio_fildes))
+		iocb->aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
 	/* What a write without waiting meets on a disk depends on the state of its cache. */
 	if (decoder->program->disk && iocb->aio_rw_flags & (RWF_NOWAIT | DONT_CACHE))
 		iocb->aio_rw_flags = 0;
@@ -525,6 +534,8 @@ static void decode_element(struct decoder *decoder, struct element *element)
 	} else if (iocb->aio_lio_opcode == IO_CMD_POLL) {
 		iocb->aio_rw_flags = 0;
 		choose_poll(decoder, iocb);
+		iocb->u.poll.events =
+			intended_poll_events(element->target, iocb->u.poll.events);
 	} else {
 		iocb->aio_rw_flags = 0;
 	}

@@ -647,7 +647,7 @@ static void observe_cancel(struct run *run, unsigned context, struct iocb *addre
 		if (request->of_this_period || !request->ended)
 			seen.request = *request;
 		if (result != -EINPROGRESS || request->ended || request->cancelled ||
-		    (!run->guide && is_due(request)))
+		    (is_due(request) && (!run->guide || request->is_poll)))
 			continue;
 		request->cancelled = true;
 		break;
