@@ -316,11 +316,6 @@ static int64_t choose_offset(uint8_t choice)
 	return PICK(senseless, choice);
 }
 
-static bool is_device(int fd)
-{
-	return fd == world.descriptors[DEV_ZERO].fd;
-}
-
 static void choose_flags(struct decoder *decoder, struct iocb *iocb)
 {
 	static const unsigned rw_flags[] = { RWF_HIPRI,	 RWF_DSYNC, RWF_SYNC, RWF_NOWAIT,
@@ -335,9 +330,6 @@ static void choose_flags(struct decoder *decoder, struct iocb *iocb)
 	if (record[FIELD_RW_FLAGS] >= 230)
 		iocb->aio_rw_flags = PICK(rw_flags, record[FIELD_RW_FLAGS]);
 	iocb->aio_rw_flags = intended_rw_flags(iocb->aio_fildes, iocb->aio_rw_flags);
-	/* One that must not wait stops short when its thread is to make room for another. */
-	if (is_device(iocb->aio_fildes))
-		iocb->aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
 	/* What a write without waiting meets on a disk depends on the state of its cache. */
 	if (decoder->program->disk && iocb->aio_rw_flags & (RWF_NOWAIT | DONT_CACHE))
 		iocb->aio_rw_flags = 0;
@@ -500,6 +492,13 @@ static void divert(struct element *element)
 	iocb->aio_fildes = world.descriptors[element->target].fd;
 }
 
+/* A read of /dev/zero that must not wait stops short when its thread is to make way for another. */
+static void make_patient(struct element *element)
+{
+	if (element->target == DEV_ZERO)
+		element->iocb.aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
+}
+
 static bool blocks(enum target target)
 {
 	enum channel channel = world.descriptors[target].read_channel;
@@ -545,6 +544,7 @@ static void decode_element(struct decoder *decoder, struct element *element)
 	if ((blocks(element->target) && bytes >= EDGE_BYTES) ||
 	    !claim(decoder, iocb, element->target, bytes))
 		divert(element);
+	make_patient(element);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
