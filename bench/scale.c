@@ -236,6 +236,9 @@ static struct belongings take_stock(void)
 				    mappings() };
 }
 
+/* The C library keeps the stacks of threads that have ended for the next ones. */
+#define KEPT_STACKS 128
+
 /* Threads that have nothing to do any more go within seconds. */
 static bool is_back(const struct belongings *before, struct belongings *after)
 {
@@ -245,7 +248,8 @@ static bool is_back(const struct belongings *before, struct belongings *after)
 	for (i = 0; i < 300; i++) {
 		*after = take_stock();
 		if (after->descriptors <= before->descriptors &&
-		    after->threads <= before->threads && after->mappings <= before->mappings)
+		    after->threads <= before->threads &&
+		    after->mappings <= before->mappings + KEPT_STACKS)
 			return true;
 		nanosleep(&step, NULL);
 	}

@@ -496,8 +496,8 @@ static void wait_until_left(struct ta_context *context, bool wake)
 			deadline_ns = 0;
 		ta_unlock(&context->lock);
 		ta_work_finish(context, &work);
-		if (wake && ta_ring_is_empty(context->ring) &&
-		    ta_kaio_post(context->kernel_handle, -1) < 0)
+		if (wake && context->mode == TA_CONTEXT_MEDIATED &&
+		    ta_ring_is_empty(context->ring) && ta_kaio_post(context->kernel_handle, -1) < 0)
 			deadline_ns = 0;
 		if (deadline_ns == 0)
 			deadline_ns = ta_now_ns() + CANCEL_RETRY_NS;
@@ -518,11 +518,25 @@ static void free_ready(struct ta_context *context)
 	context->ready_count = 0;
 }
 
+/*
+ * Cancels what might never end, and says when to look again: never, or after a multiple of the time
+ * that it takes to look, which with a million requests is long.
+ */
+static int64_t cancel_again_at(struct ta_context *context, struct ta_work *work)
+{
+	int64_t before_ns = ta_now_ns(), pause_ns;
+
+	if (!cancel_endless(context, work))
+		return TA_NO_DEADLINE;
+	pause_ns = 8 * (ta_now_ns() - before_ns);
+	return ta_now_ns() + (pause_ns > CANCEL_RETRY_NS ? pause_ns : CANCEL_RETRY_NS);
+}
+
 /* Drives the context until nothing is in flight; the events are lost, as the manual says. */
 static void finish_requests(struct ta_context *context)
 {
 	struct ta_waiter self = { .want = UINT32_MAX, .event_fd = -1 };
-	int64_t deadline_ns;
+	int64_t deadline_ns = 0;
 	int error;
 
 	context->driver = &self;
@@ -543,8 +557,8 @@ static void finish_requests(struct ta_context *context)
 			wait_until_left(context, false);
 			continue;
 		}
-		deadline_ns = cancel_endless(context, &work) ? ta_now_ns() + CANCEL_RETRY_NS
-							     : TA_NO_DEADLINE;
+		if (ta_now_ns() >= deadline_ns)
+			deadline_ns = cancel_again_at(context, &work);
 		if (work.issue) {
 			ta_unlock(&context->lock);
 			ta_work_finish(context, &work);

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -395,6 +396,20 @@ int ta_file_poll(int fd, uint16_t events)
 	return entry.revents & POLLNVAL ? -EBADF : (uint16_t)entry.revents;
 }
 
+/* Some files of /proc and /sys tell of changes; epoll refuses those that never do. */
+static bool can_be_watched(int fd)
+{
+	struct epoll_event event = { .events = EPOLLPRI };
+	long watch = ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
+	long result;
+
+	if (watch < 0)
+		return false;
+	result = ta_syscall4(SYS_epoll_ctl, watch, EPOLL_CTL_ADD, fd, &event);
+	ta_syscall1(SYS_close, watch);
+	return result == 0;
+}
+
 /*
  * Can kernel AIO wait for the file to become ready?  Not where it has nothing to wait for, and not
  * where it would have to wait in two places at once.
@@ -403,6 +418,7 @@ bool ta_file_polls_once(int fd, uint32_t mode, long file_flags)
 {
 	switch (mode & S_IFMT) {
 	case S_IFREG:
+		return can_be_watched(fd);
 	case S_IFDIR:
 	case S_IFBLK:
 		return false;

@@ -223,6 +223,7 @@ enum ta_operation_state {
  */
 struct ta_operation {
 	struct ta_operation *next; /* in a batch, a stream or the pool */
+	struct ta_operation *previous; /* in a stream */
 	struct ta_operation *queue_next; /* in a queue of the offloader */
 	struct ta_operation *queue_previous;
 	bool is_queued; /* there */
@@ -516,6 +517,7 @@ TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr
 			struct iocb **iocbs);
 TA_HIDDEN int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb);
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
+TA_HIDDEN void ta_complete_end(struct ta_operation *operation);
 TA_HIDDEN bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result,
 			      struct ta_work *work);
 TA_HIDDEN void ta_work_finish(struct ta_context *context, struct ta_work *work);

@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
 struct sigset_argument {
 	const sigset_t *mask;
@@ -148,6 +149,14 @@ void ta_thread_becomes_foreign(int own_wake_fd)
 	ta_thread.own_wake_fd = own_wake_fd + 1;
 }
 
+/* Is the number still ours, so that making another would change nothing? */
+static bool is_eventfd_still(int wake_fd)
+{
+	struct stat status;
+
+	return ta_syscall2(SYS_fstat, wake_fd, &status) == 0 && (status.st_mode & S_IFMT) == 0;
+}
+
 /*
  * Puts an event that names no slot into the ring, and adds one to the eventfd resfd unless that is
  * -1.  Returns 0, -EAGAIN when the ring is full, or what is wrong with resfd.
@@ -172,7 +181,8 @@ int ta_kaio_post(unsigned long handle, int resfd)
 		result = ta_kaio_submit(handle, 1, &list);
 		if (result == 1)
 			return 0;
-		if (result == -EAGAIN || resfd >= 0 || ta_thread.is_foreign)
+		if (result == -EAGAIN || resfd >= 0 || ta_thread.is_foreign ||
+		    is_eventfd_still(wake_fd))
 			break;
 		/*
 		 * A program that closes descriptors it does not know has closed ours: make another.

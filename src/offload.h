@@ -33,10 +33,10 @@ struct ta_offloader {
 	/* The same without an answer, at the next chance if not now. */
 	void (*abandon)(struct ta_operation *operation);
 	/*
-	 * The file is an eventfd of the program: adds one to it, then releases the hold.  From a
-	 * thread of the offloader, which does not wait for it.
+	 * Adds one to the program's eventfd that the operation holds, then calls ta_complete_end.
+	 * From a thread of the offloader, which does not wait for it.
 	 */
-	void (*signal)(struct ta_hold *hold);
+	void (*signal)(struct ta_operation *operation);
 };
 
 extern TA_HIDDEN const struct ta_offloader ta_uring_offloader;

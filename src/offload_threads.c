@@ -1092,15 +1092,15 @@ static void abandon(struct ta_operation *operation)
 }
 
 /* At its maximum an eventfd is not writable, and readable as it should be. */
-static void signal_eventfd(struct ta_hold *hold)
+static void signal_eventfd(struct ta_operation *operation)
 {
 	struct ta_threads *threads = the_threads();
-	int number = number_of(threads, &threads->files[hold->file]);
+	int number = number_of(threads, &threads->files[operation->eventfd->file]);
 	const uint64_t one = 1;
 
 	if (ta_file_poll(number, POLLOUT) > 0)
 		ta_syscall3(SYS_write, number, &one, sizeof(one));
-	ta_hold_release(hold);
+	ta_complete_end(operation);
 }
 
 const struct ta_offloader ta_threads_offloader = {

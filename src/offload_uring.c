@@ -38,8 +38,11 @@
 
 #define DATA_DOORBELL 0
 #define DATA_NOTHING 1
-/* Added to the address of a hold: its eventfd has been signalled. */
+/* Added to the address of an operation: its eventfd has been signalled. */
 #define DATA_SIGNALLED 2
+
+/* How long a write to an eventfd may take that waits for nothing. */
+#define SIGNAL_LIMIT_NS 20000000
 
 /* Of aio_rw_flags: polling for completion is for rings made for it, and kernel AIO ignores it. */
 #ifndef RWF_HIPRI
@@ -278,7 +281,7 @@ static unsigned reap(struct ta_uring *uring)
 			if (!more)
 				arm_doorbell(uring);
 		} else if (data & DATA_SIGNALLED) {
-			ta_hold_release((struct ta_hold *)(uintptr_t)(data - DATA_SIGNALLED));
+			ta_complete_end((struct ta_operation *)(uintptr_t)(data - DATA_SIGNALLED));
 		} else if (data != DATA_NOTHING) {
 			end(uring, (struct ta_operation *)(uintptr_t)data, result);
 		}
@@ -598,25 +601,26 @@ static int cancel(struct ta_operation *operation)
 }
 
 /*
- * On the ring thread.  The eventfd is a registered file, so only the ring can write to it; and it
- * does that in a thread of the kernel's, which shall not wait: one at its maximum is polled first.
+ * On the ring thread.  The eventfd is a registered file, so only the ring can write to it; it does
+ * that in a thread of the kernel's, which would wait for ever for one at its maximum.  Such a one
+ * is readable as it should be: the write is given up.
  */
-static void signal_eventfd(struct ta_hold *hold)
+static void signal_eventfd(struct ta_operation *operation)
 {
 	static const uint64_t one = 1;
+	static struct __kernel_timespec limit = { .tv_nsec = SIGNAL_LIMIT_NS };
 	struct ta_uring *uring = the_uring();
 	struct io_uring_sqe *sqe;
 
 	if (io_uring_sq_space_left(&uring->ring) < 2)
 		io_uring_submit(&uring->ring);
 	sqe = next_sqe(uring);
-	io_uring_prep_poll_add(sqe, hold->file, POLLOUT);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_IO_LINK);
-	io_uring_sqe_set_data64(sqe, DATA_NOTHING);
+	io_uring_prep_write(sqe, operation->eventfd->file, &one, sizeof(one), 0);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_ASYNC | IOSQE_IO_LINK);
+	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation + DATA_SIGNALLED);
 	sqe = next_sqe(uring);
-	io_uring_prep_write(sqe, hold->file, &one, sizeof(one), 0);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_ASYNC);
-	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)hold + DATA_SIGNALLED);
+	io_uring_prep_link_timeout(sqe, &limit, 0);
+	io_uring_sqe_set_data64(sqe, DATA_NOTHING);
 }
 
 const struct ta_offloader ta_uring_offloader = {

@@ -293,6 +293,7 @@ static bool join_stream(struct ta_operation *operation)
 	struct ta_stream *stream = operation->stream;
 
 	operation->next = NULL;
+	operation->previous = stream->tail;
 	if (stream->tail)
 		stream->tail->next = operation;
 	else
@@ -320,18 +321,19 @@ void ta_operation_leave_stream(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
 	struct ta_stream *stream = operation->stream;
-	struct ta_operation **link, *previous = NULL, *successor = NULL;
+	struct ta_operation *successor = NULL;
 
 	ta_lock(&process->offload_lock);
-	for (link = &stream->head; *link != operation; link = &(*link)->next)
-		previous = *link;
-	*link = operation->next;
-	if (stream->tail == operation)
-		stream->tail = previous;
+	if (operation->previous)
+		operation->previous->next = operation->next;
+	else
+		successor = stream->head = operation->next;
+	if (operation->next)
+		operation->next->previous = operation->previous;
+	else
+		stream->tail = operation->previous;
 	operation->next = NULL;
 	operation->stream = NULL;
-	if (!previous)
-		successor = stream->head;
 	if (--stream->users == 0)
 		drop_empty_stream(process, stream);
 	if (successor && !successor->cancelled)
@@ -823,9 +825,7 @@ void ta_proxy_fire(struct ta_operation *operation)
 	struct ta_context *context = operation->context;
 	struct io_event unused_event;
 
-	if (operation->eventfd)
-		operation->offloader->signal(operation->eventfd);
-	else if (operation->has_proxy)
+	if (operation->has_proxy)
 		ta_kaio_cancel(context->kernel_handle, &operation->proxy, &unused_event);
 	else
 		ta_eventfd_signal(context, operation->resfd);

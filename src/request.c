@@ -715,14 +715,29 @@ void ta_complete(struct ta_operation *operation, long result)
 		ta_epoch_leave(context, slot->epoch, &work);
 	ta_ready_push(context, slot, result);
 	ta_wake_satisfied(context, &work);
+	/* Until all is told: io_destroy does not return before the program's eventfd is signalled. */
 	context->inside++;
 	ta_unlock(&context->lock);
-	if (signals)
-		ta_proxy_fire(operation);
 	if (operation->stream)
 		ta_operation_leave_stream(operation);
-	ta_operation_free(operation);
 	ta_work_finish(context, &work);
+	if (operation->eventfd) {
+		operation->offloader->signal(operation);
+		return;
+	}
+	if (signals)
+		ta_proxy_fire(operation);
+	ta_complete_end(operation);
+}
+
+/* The operation's event is visible and its eventfd signalled. */
+void ta_complete_end(struct ta_operation *operation)
+{
+	struct ta_context *context = operation->context;
+
+	ta_hold_release(operation->eventfd);
+	operation->eventfd = NULL;
+	ta_operation_free(operation);
 	ta_lock(&context->lock);
 	ta_context_leave(context);
 	ta_unlock(&context->lock);

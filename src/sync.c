@@ -182,6 +182,10 @@ static bool has_fields_set(const struct iocb *iocb)
 static bool kernel_would_refuse(struct ta_context *context, const struct iocb *iocb,
 				const struct ta_file_identity *identity)
 {
+	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
+
+	if (file_flags < 0 || file_flags & O_PATH)
+		return true;
 	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode))
 		return true;
 	if (has_fields_set(iocb) || iocb->u.c.__pad3)

@@ -128,11 +128,45 @@ static inline void contract_register(struct contract_case *added)
  * The engine.
  */
 
+/*
+ * "auto" chooses by what the machine allows; whoever takes something away from it says in
+ * TRUEAIO_TEST_EXPECT what is left.
+ */
 static inline const char *expected_engine(void)
+{
+	const char *expected = getenv("TRUEAIO_TEST_EXPECT");
+	const char *name = expected ? expected : getenv("TRUEAIO_ENGINE");
+
+	return name && strcmp(name, "auto") != 0 ? name : "native";
+}
+
+/* Whether the user has named the engine, so that nothing else may serve. */
+static inline bool engine_is_named(void)
 {
 	const char *name = getenv("TRUEAIO_ENGINE");
 
-	return name && strcmp(name, "auto") != 0 ? name : "native";
+	return name && strcmp(name, "auto") != 0;
+}
+
+static inline bool on_native(void)
+{
+	return strcmp(expected_engine(), "native") == 0;
+}
+
+static inline bool on_uring(void)
+{
+	return strcmp(expected_engine(), "uring") == 0;
+}
+
+static inline bool on_threads(void)
+{
+	return strcmp(expected_engine(), "threads") == 0;
+}
+
+/* The library carries out every request itself: nothing ends inside io_submit. */
+static inline bool on_offloaded(void)
+{
+	return on_uring() || on_threads();
 }
 
 static inline bool on_reference(void)
@@ -190,6 +224,40 @@ static inline void contract_setup(void)
 static inline void contract_teardown(void)
 {
 	ck_assert_msg(contract_engine_proved, "the case has not asked which engine serves it");
+}
+
+/* The error of the kernel's own io_setup, for whoever asks it without the library; 0: it works. */
+static inline int kernel_aio_error(void)
+{
+	unsigned long ctx = 0;
+
+	if (syscall(SYS_io_setup, 1, &ctx) != 0)
+		return errno;
+	ck_assert_int_eq(syscall(SYS_io_destroy, ctx), 0);
+	return 0;
+}
+
+/*
+ * What io_setup says to programs and objects that take their events from the kernel by themselves.
+ * Only kernel AIO can serve them: where another engine is asked for by name they are told so, and
+ * where the kernel refuses they are told what it says.
+ */
+static inline int setup_error_of_foreign_reapers(void)
+{
+	if (on_offloaded() && engine_is_named())
+		return -ENOSYS;
+	return -kernel_aio_error();
+}
+
+/* To this process as it is now. */
+static inline bool io_uring_is_refused(void)
+{
+	char parameters[256] = { 0 };
+	int ring = (int)syscall(SYS_io_uring_setup, 1, parameters);
+
+	if (ring >= 0)
+		close(ring);
+	return ring < 0;
 }
 
 /*
@@ -513,12 +581,58 @@ static inline struct io_event take_event(io_context_t ctx, const char *what)
 	return event;
 }
 
+/*
+ * A request that has ended when the case goes on.  With kernel AIO that is so when io_submit is
+ * over, or when the kernel has done what ends it, and nothing is waited for.  Where the library
+ * carries out everything itself, the request gets an eventfd that is signalled when its event can be
+ * taken: -1, or that eventfd.
+ */
+static inline int end_counter(struct iocb *iocb)
+{
+	int counter;
+
+	if (!on_offloaded())
+		return -1;
+	counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ck_assert_int_ge(counter, 0);
+	io_set_eventfd(iocb, counter);
+	return counter;
+}
+
+static inline void wait_for_end(int counter, uint64_t requests, const char *what)
+{
+	if (counter < 0)
+		return;
+	expect_count(counter, requests, what);
+	close(counter);
+}
+
+/* It ends without anybody's help, and its event can be taken on return. */
+static inline void expect_ended(io_context_t ctx, struct iocb *iocb, const char *what)
+{
+	struct iocb kept = *iocb;
+	int counter = end_counter(iocb);
+
+	expect_submitted(ctx, iocb, what);
+	iocb->u = kept.u;
+	wait_for_end(counter, 1, what);
+}
+
 /* Takes what is there. */
 static inline int take_events_now(io_context_t ctx, struct io_event *events, int room)
 {
 	struct timespec zero = { 0 };
 
 	return io_getevents(ctx, 0, room, events, &zero);
+}
+
+/* Takes some of the requests that end without anybody's help: with kernel AIO they have ended. */
+static inline int take_ended(io_context_t ctx, struct io_event *events, int room)
+{
+	struct timespec limit = { .tv_sec = EVENT_LIMIT_SECONDS };
+
+	return on_offloaded() ? io_getevents(ctx, 1, room, events, &limit)
+			      : take_events_now(ctx, events, room);
 }
 
 static inline void expect_no_event(io_context_t ctx, const char *what)

@@ -23,6 +23,12 @@
  *                              while a sync is held HERE, a direct write to the same file blocks
  *                              in the kernel, whoever submits it.  Direct reads do not, nor does
  *                              anything on other files.
+ * Kernel AIO and io_uring let go of the inode lock as soon as a direct write is on its way.  A write
+ * of an ordinary thread keeps it until it is answered, so on the engine "threads" a sync of a file
+ * cannot arrive while a write to it is held, whatever the library does, and a case whose sync must
+ * get past a later request makes that one a read.  Direct writes share the lock there (the server
+ * asks for it), unless the file is also open without O_DIRECT: then they arrive one by one.  And
+ * with such a write held, opening the file without O_DIRECT waits for its end.
  * Files are named "0", "1", ..., have the size given, start as zeroes and cannot grow.
  *
  * One thread of a test drives a file system.  Waits are bounded; when one is over, the log is
@@ -37,10 +43,13 @@
 
 #define FUSE_USE_VERSION 35
 
+#include "contract.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -54,6 +63,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Younger than the headers of some systems. */
+#define HOLDFS_FOPEN_NOFLUSH (1u << 5)
+#define HOLDFS_FOPEN_PARALLEL_DIRECT_WRITES (1u << 6)
 
 enum holdfs_kind {
 	HOLDFS_READ = 1,
@@ -192,12 +205,18 @@ static inline void holdfs_setattr(fuse_req_t request, fuse_ino_t ino, struct sta
 		holdfs_getattr(request, ino, info);
 }
 
+/*
+ * fuse_reply_open knows no flag for parallel writes before libfuse 3.15, and the answer is no more
+ * than this structure.
+ */
 static inline void holdfs_open_file(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
+	struct fuse_open_out answer = { .open_flags = FOPEN_KEEP_CACHE | HOLDFS_FOPEN_NOFLUSH };
+
 	(void)ino;
-	info->keep_cache = 1;
-	info->noflush = 1;
-	fuse_reply_open(request, info);
+	if (on_threads() && (info->flags & O_DIRECT))
+		answer.open_flags |= FOPEN_DIRECT_IO | HOLDFS_FOPEN_PARALLEL_DIRECT_WRITES;
+	fuse_reply_buf(request, (const char *)&answer, sizeof(answer));
 }
 
 static inline void holdfs_answer(struct holdfs_server *server, unsigned index, int error)

@@ -94,6 +94,23 @@ static inline unsigned wait_operation(struct holdfs *fs, unsigned kinds, unsigne
 	}
 }
 
+/*
+ * The same for the transfer of a block of the subject, when requests that were sent together may
+ * arrive in any order.
+ */
+static inline unsigned wait_transfer(struct scene *scene, unsigned block)
+{
+	for (unsigned index = 0;; index++) {
+		struct holdfs_operation operation;
+
+		holdfs_wait_arrived(scene->fs, HOLDFS_ALL, index);
+		operation = holdfs_operation(scene->fs, index);
+		if (operation.kind != HOLDFS_FSYNC && operation.file == SUBJECT &&
+		    operation.offset == (off_t)block * BLOCK_BYTES)
+			return index;
+	}
+}
+
 /* The moment when the disk was done with all of these operations on the subject. */
 static inline unsigned last_answered(struct scene *scene, unsigned kinds)
 {
@@ -172,6 +189,18 @@ static inline void prepare_write(struct iocb *iocb, int fd, unsigned block)
 static inline void prepare_read(struct iocb *iocb, int fd, unsigned block)
 {
 	io_prep_pread(iocb, fd, read_blocks[block], BLOCK_BYTES, (long long)block * BLOCK_BYTES);
+}
+
+/*
+ * A request that is later than a sync and stays with the disk while the sync is done: a write,
+ * unless a held write would keep the sync itself from the disk (holdfs.h).
+ */
+static inline void prepare_later(struct iocb *iocb, int fd, unsigned block)
+{
+	if (on_threads())
+		prepare_read(iocb, fd, block);
+	else
+		prepare_write(iocb, fd, block);
 }
 
 static inline void prepare_sync(struct iocb *iocb, int fd, short opcode)

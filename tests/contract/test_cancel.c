@@ -217,15 +217,15 @@ CASE(requests_that_have_ended_are_left_alone)
 	make_pipe(idle, 0);
 	ck_assert_int_eq(write(idle[1], "x", 1), 1);
 	io_prep_poll(&iocb, idle[0], POLLIN);
-	expect_submitted(ctx, &iocb, HERE);
+	expect_ended(ctx, &iocb, HERE);
 	ck_assert(says_ended(io_cancel(ctx, &iocb, &event)));
 	expect_event(ctx, &iocb, POLLIN, HERE);
 	io_prep_pread(&iocb, zero, &byte, 1, 0);
-	expect_submitted(ctx, &iocb, HERE);
+	expect_ended(ctx, &iocb, HERE);
 	ck_assert(says_ended(io_cancel(ctx, &iocb, &event)));
 	expect_event(ctx, &iocb, 1, HERE);
 	io_prep_pread(&iocb, file, &byte, 1, 0);
-	expect_submitted(ctx, &iocb, HERE);
+	expect_ended(ctx, &iocb, HERE);
 	ck_assert(says_ended(io_cancel(ctx, &iocb, &event)));
 	expect_event(ctx, &iocb, 1, HERE);
 	free_context_without_events(ctx, HERE);

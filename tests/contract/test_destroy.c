@@ -308,7 +308,7 @@ static void destroy_under_reaper(long min_nr, int present, struct timespec *time
 
 	io_prep_pread(&iocb, device, &byte, 1, 0);
 	for (int i = 0; i < present; i++)
-		expect_submitted(held.ctx, &iocb, HERE);
+		expect_ended(held.ctx, &iocb, HERE);
 	reaper_start(&reaper, held.ctx, min_nr, 8, timeout);
 	reaper_wait_blocked(&reaper);
 	destroyer_start(&destroyer, held.ctx);

@@ -141,18 +141,35 @@ static char state_in(const char *status_path)
 	return state;
 }
 
+/* A thread that sleeps in the kernel for a request of its own will get no further than its end. */
+static bool kill_is_pending(pid_t pid, const char *tid)
+{
+	char path[PATH_MAX], line[256];
+	unsigned long long pending = 0;
+	FILE *stream;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%s/status", pid, tid);
+	stream = fopen(path, "re");
+	while (stream && fgets(line, sizeof(line), stream))
+		if (sscanf(line, "SigPnd: %llx", &pending) == 1)
+			break;
+	if (stream)
+		fclose(stream);
+	return pending >> (SIGKILL - 1) & 1;
+}
+
 #define PROCESS_IS_EXITING 4 /* the kernel's PF_EXITING */
 
 /*
  * Nothing of the child's own can run any more.  What is left is a wait of the kernel's for requests
- * that it has accepted; in exec one thread is left for that, about which only few files of /proc
- * may be asked without having to wait as well.
+ * that it has accepted; in exec the first thread waits for that, or for others that do, and only
+ * few files of /proc may be asked about it without having to wait as well.  For what is in an
+ * io_uring nobody waits: the new program may have ended already.
  */
 static bool has_left(pid_t pid, enum ending ending)
 {
 	char path[PATH_MAX];
 	bool all = true;
-	int tasks = 0;
 	struct dirent *entry;
 	DIR *stream;
 
@@ -162,16 +179,19 @@ static bool has_left(pid_t pid, enum ending ending)
 	while ((entry = readdir(stream))) {
 		if (entry->d_name[0] == '.')
 			continue;
-		tasks++;
-		if (ending != BY_EXEC)
+		if (ending == BY_EXEC)
+			all = all &&
+			      (atoi(entry->d_name) == pid || kill_is_pending(pid, entry->d_name));
+		else
 			all = all && (task_field(pid, entry->d_name, 1) == 'Z' ||
-				      task_field(pid, entry->d_name, 7) & PROCESS_IS_EXITING);
+				      task_field(pid, entry->d_name, 7) & PROCESS_IS_EXITING ||
+				      kill_is_pending(pid, entry->d_name));
 	}
 	closedir(stream);
 	if (ending != BY_EXEC)
 		return all;
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	return tasks == 1 && state_in(path) == 'D';
+	return state_in(path) == 'Z' || (all && state_in(path) == 'D');
 }
 
 /*
@@ -315,6 +335,7 @@ CASE(sudden_ends_drop_writes_to_a_pipe)
 struct sync_job {
 	struct scene *scene;
 	enum ending ending;
+	int may_leave[2]; /* a pipe that the test closes then */
 };
 
 static void sync_and_leave(struct child *child, void *argument)
@@ -322,19 +343,22 @@ static void sync_and_leave(struct child *child, void *argument)
 	const struct sync_job *job = argument;
 	struct iocb iocbs[2], *batch[] = { &iocbs[0], &iocbs[1] };
 	io_context_t ctx = NULL;
+	char byte;
 
 	CHILD_CHECK(io_setup(4, &ctx) == 0);
 	prepare_write(&iocbs[0], job->scene->fd, 0);
 	prepare_sync(&iocbs[1], job->scene->fd, IO_CMD_FSYNC);
 	CHILD_CHECK(io_submit(ctx, 2, batch) == 2);
 	child_says(child, 's');
+	close(job->may_leave[1]);
+	CHILD_CHECK(read(job->may_leave[0], &byte, 1) == 0);
 	end_process(child, job->ending);
 }
 
 CASE(exit_finishes_a_held_fsync)
 {
 	struct scene scene;
-	struct sync_job job = { &scene, BY_EXIT };
+	struct sync_job job = { .scene = &scene, .ending = BY_EXIT };
 	struct holdfs_operation sync;
 	struct child child;
 
@@ -342,8 +366,10 @@ CASE(exit_finishes_a_held_fsync)
 	SKIP_ON_REFERENCE("holds no fsync");
 	SCENE_OPEN(&scene);
 	holdfs_hold(scene.fs, HOLDFS_WRITE);
+	make_pipe(job.may_leave, 0);
 	child_start(&child, sync_and_leave, &job);
 	expect_said(&child, 's');
+	close_pair(job.may_leave);
 	expect_said(&child, 'x');
 	wait_operation(scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	ck_assert(sync_is_held(&scene, 0));
@@ -356,7 +382,9 @@ CASE(exit_finishes_a_held_fsync)
 	scene_close(&scene);
 }
 
-/* The write is the kernel's, and finished in any case; the fsync was still the library's. */
+/*
+ * The write has begun, so the kernel finishes it in any case; the fsync was still the library's.
+ */
 CASE(sudden_ends_drop_a_held_fsync)
 {
 	static const enum ending endings[] = { BY_BARE_EXIT, BY_KILL, BY_EXEC };
@@ -365,15 +393,17 @@ CASE(sudden_ends_drop_a_held_fsync)
 	SKIP_ON_REFERENCE("holds no fsync");
 	for (int i = 0; i < 3; i++) {
 		struct scene scene;
-		struct sync_job job = { &scene, endings[i] };
+		struct sync_job job = { .scene = &scene, .ending = endings[i] };
 		struct child child;
 		int status;
 
 		SCENE_OPEN(&scene);
 		holdfs_hold(scene.fs, HOLDFS_WRITE);
+		make_pipe(job.may_leave, 0);
 		child_start(&child, sync_and_leave, &job);
 		expect_said(&child, 's');
 		wait_operation(scene.fs, HOLDFS_WRITE, SUBJECT, 0);
+		close_pair(job.may_leave);
 		WAIT_UNTIL(has_left(child.pid, endings[i]));
 		holdfs_release_all(scene.fs);
 		status = child_status(&child);

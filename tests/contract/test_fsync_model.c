@@ -247,7 +247,8 @@ static void play(struct history *history, unsigned seed)
 {
 	fprintf(stderr, "seed %u\n", seed);
 	open_history(history, seed);
-	holdfs_hold(history->scene.fs, HOLDFS_READ | HOLDFS_WRITE);
+	/* There a write that is held would keep all other writes and syncs from the disk. */
+	holdfs_hold(history->scene.fs, on_threads() ? HOLDFS_READ : HOLDFS_READ | HOLDFS_WRITE);
 	while (history->count + 5 <= HISTORY_REQUESTS) {
 		submit_some(history);
 		for (unsigned i = draw(history, 6); i > 0; i--)

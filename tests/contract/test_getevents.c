@@ -2,8 +2,8 @@
 /*
  * io_getevents: arguments, timeouts, signals, and which of several waiters gets what.
  *
- * Events are made at will, in turn by reads of /dev/zero, which end inside io_submit, and by polls
- * that fire when io_submit is over, of which the library learns only by looking.  Whether a call
+ * Events are made at will, in turn by reads of /dev/zero, which kernel AIO ends inside io_submit,
+ * and by polls that fire when io_submit is over, of which the library learns only by looking.  Whether a call
  * waits is seen in its thread, which must be asleep; a signal is sent only once it is.  Times are
  * only ever compared downwards: a timeout must not be over too early, how late it is proves
  * nothing.
@@ -12,17 +12,19 @@
 
 static char byte;
 
-/* One event that the kernel has by the time this returns. */
+/* One event that the kernel has by the time this returns, or else the library. */
 static void fire_poll(io_context_t ctx, long number)
 {
-	int counter = eventfd(0, EFD_CLOEXEC);
+	int counter = eventfd(0, EFD_CLOEXEC), ended;
 	uint64_t one = 1;
 	struct iocb iocb;
 
 	io_prep_poll(&iocb, counter, POLLIN);
 	iocb.data = (void *)number;
+	ended = end_counter(&iocb);
 	expect_submitted(ctx, &iocb, HERE);
 	ck_assert_int_eq(write(counter, &one, sizeof(one)), sizeof(one));
+	wait_for_end(ended, 1, HERE);
 	close(counter);
 }
 
@@ -33,7 +35,7 @@ static void end_read(io_context_t ctx, long number)
 
 	io_prep_pread(&iocb, zero, &byte, 1, 0);
 	iocb.data = (void *)number;
-	expect_submitted(ctx, &iocb, HERE);
+	expect_ended(ctx, &iocb, HERE);
 	close(zero);
 }
 
@@ -347,12 +349,14 @@ CASE(min_nr_beyond_the_ring_takes_what_comes_until_the_timeout)
 	io_context_t ctx = new_context(1);
 	struct timespec moment = { .tv_nsec = 20000000 };
 	struct io_event *events = calloc(ROOM, sizeof(*events));
-	int zero = open_device("/dev/zero", O_RDONLY), count = 0;
+	int zero = open_device("/dev/zero", O_RDONLY), count = 0, ended;
 	struct iocb iocb;
 
 	io_prep_pread(&iocb, zero, &byte, 1, 0);
+	ended = end_counter(&iocb);
 	while (submit_one(ctx, &iocb) == 1)
 		count++;
+	wait_for_end(ended, (uint64_t)count, HERE);
 	ck_assert_int_eq(io_getevents(ctx, ROOM, ROOM, events, &moment), count);
 	free_context_without_events(ctx, HERE);
 	free(events);

@@ -9,10 +9,14 @@
  * Method: programs/passthrough reaps in the ring or by system call and prints what it sees; this
  * test holds the disk under its file.  objects/passthrough.so brings such contexts into this
  * program, whose own are mediated, as it imports io_getevents.
+ *
+ * Where there is no such ring, because another engine is asked for or the kernel refuses, two cases
+ * say what comes instead, here and in what they start, and the others have no subject.
  */
 #include "scene.h"
 
 #define KERNEL_MAGIC 0xa10a10a1u
+#define OWN_MAGIC 0x7a10a10au
 
 struct ring {
 	unsigned id, nr, head, tail, magic, compat_features, incompat_features, header_length;
@@ -42,6 +46,12 @@ static const char *passthrough_engine(void)
 {
 	return on_reference() ? "reference" : "native-passthrough";
 }
+
+#define SKIP_WITHOUT_KERNEL_RING()                                                                 \
+	do {                                                                                       \
+		if (setup_error_of_foreign_reapers() != 0)                                         \
+			SKIP("no ring of the kernel's here; what is said of that has its cases");  \
+	} while (0)
 
 /*
  * The program.
@@ -125,6 +135,7 @@ static void program_on_subject(struct program *program, struct scene *scene, con
 
 CASE(program_finds_its_own_events_in_the_kernels_ring)
 {
+	SKIP_WITHOUT_KERNEL_RING();
 	for (int i = 0; i < 2; i++) {
 		struct scene scene;
 		struct program program;
@@ -202,6 +213,7 @@ CASE(program_that_does_not_call_has_its_fsync_held_and_issued)
 		  "event f 0 own" },
 	};
 
+	SKIP_WITHOUT_KERNEL_RING();
 	for (unsigned i = 0; i < 6; i++)
 		hold_and_release(reapers[i & 1], &scripts[i / 2]);
 }
@@ -210,6 +222,7 @@ CASE(fsync_of_a_program_does_not_wait_for_its_later_requests)
 {
 	static const char *const requests[] = { "w0", "f", "w1", NULL };
 
+	SKIP_WITHOUT_KERNEL_RING();
 	SKIP_ON_REFERENCE("holds no fsync");
 	for (int i = 0; i < 2; i++) {
 		struct scene scene;
@@ -238,6 +251,7 @@ CASE(fsync_of_a_program_does_not_wait_for_its_later_requests)
 /* More events than the ring has slots, so that whoever follows it must go round with it. */
 CASE(program_can_synchronize_again_and_again)
 {
+	SKIP_WITHOUT_KERNEL_RING();
 	for (int i = 0; i < 2; i++) {
 		struct scene scene;
 		struct program program;
@@ -274,11 +288,57 @@ CASE(io_destroy_wakes_a_thread_in_the_kernels_io_getevents)
 	const char *const arguments[] = { "passthrough", "destroy", NULL };
 	struct program program;
 
+	SKIP_WITHOUT_KERNEL_RING();
 	program_start(&program, arguments);
 	program_says_context(&program);
 	program_says(&program, "destroyed 0");
 	program_says(&program, "waiter -22");
 	program_ends(&program);
+}
+
+/* How many of its lines are the library's. */
+static int read_complaints(int input, char *text, size_t bytes)
+{
+	size_t length = 0;
+	ssize_t got;
+	int count = 0;
+
+	while ((got = read(input, text + length, bytes - 1 - length)) > 0)
+		length += (size_t)got;
+	text[length] = '\0';
+	for (char *line = text; (line = strstr(line, "trueaio: ")); line++)
+		count += line == text || line[-1] == '\n';
+	return count;
+}
+
+static int expected_complaints(void)
+{
+	return engine_is_named() && setup_error_of_foreign_reapers() != 0;
+}
+
+CASE(program_that_cannot_be_served_is_refused_and_told_why)
+{
+	const char *const arguments[] = { "passthrough", "destroy", NULL };
+	int complaints[2], count, status, own_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+	int error = setup_error_of_foreign_reapers();
+	char expected[64], text[4096];
+	struct program program;
+
+	make_pipe(complaints, 0);
+	dup2(complaints[1], STDERR_FILENO);
+	program_start(&program, arguments);
+	dup2(own_stderr, STDERR_FILENO);
+	close(own_stderr);
+	close(complaints[1]);
+	count = read_complaints(complaints[0], text, sizeof(text));
+	ck_assert_int_eq(waitpid(program.pid, &status, 0), program.pid);
+	snprintf(expected, sizeof(expected), "passthrough: io_setup: %s", strerror(-error));
+	ck_assert_msg((strstr(text, expected) != NULL) == (error != 0), "%s", text);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == (error != 0), "%s", text);
+	ck_assert_msg(count == expected_complaints(), "%s", text);
+	close(program.output);
+	close(complaints[0]);
+	free_context(new_context(1));
 }
 
 /* The executable reaps by itself; the object that it loads does not, and is another matter. */
@@ -288,6 +348,7 @@ CASE(objects_of_a_program_count_each_for_itself)
 	char object[PATH_MAX], line[64];
 	struct program program;
 
+	SKIP_WITHOUT_KERNEL_RING();
 	snprintf(object, sizeof(object), "%s", beside_test("objects/mediated.so"));
 	arguments[2] = object;
 	program_start(&program, arguments);
@@ -317,6 +378,45 @@ static void find(void *handle, const char *name, void *function)
 
 	ck_assert_msg(symbol != NULL, "%s", dlerror());
 	memcpy(function, &symbol, sizeof(symbol));
+}
+
+/* Called by an object that takes its events by itself, in a program that does not. */
+CASE(object_that_cannot_be_served_is_refused_each_time_and_told_once)
+{
+	int complaints[2], count, status, error = setup_error_of_foreign_reapers();
+	char text[4096];
+	pid_t child;
+
+	if (UNDER_THREAD_SANITIZER)
+		SKIP("ThreadSanitizer does not work in a forked child");
+	make_pipe(complaints, 0);
+	fflush(NULL);
+	child = fork();
+	ck_assert_int_ge(child, 0);
+	if (child == 0) {
+		void *handle = dlopen(beside_test("objects/passthrough.so"), RTLD_NOW | RTLD_LOCAL);
+		int (*setup)(int, io_context_t *);
+		void *symbol;
+
+		CHILD_CHECK(handle && (symbol = dlsym(handle, "object_setup")));
+		memcpy(&setup, &symbol, sizeof(setup));
+		CHILD_CHECK(dup2(complaints[1], STDERR_FILENO) == STDERR_FILENO);
+		for (int i = 0; i < 3; i++) {
+			io_context_t ctx = NULL, own = NULL;
+
+			CHILD_CHECK(setup(8, &ctx) == error && !ctx == (error != 0));
+			CHILD_CHECK(io_setup(8, &own) == 0 && io_destroy(own) == 0);
+			CHILD_CHECK(error != 0 || io_destroy(ctx) == 0);
+		}
+		_exit(0);
+	}
+	close(complaints[1]);
+	count = read_complaints(complaints[0], text, sizeof(text));
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_msg(status == 0, "the child's wait status is 0x%x: %s", (unsigned)status, text);
+	ck_assert_msg(count == expected_complaints(), "%s", text);
+	close(complaints[0]);
+	free_context(new_context(1));
 }
 
 /* A context of the object's, and the file of a scene. */
@@ -350,6 +450,7 @@ static bool passing_scene_open(struct passing_scene *passing)
 
 #define PASSING_SCENE_OPEN(passing)                                                                \
 	do {                                                                                       \
+		SKIP_WITHOUT_KERNEL_RING();                                                        \
 		if (!passing_scene_open(passing))                                                  \
 			SKIP("FUSE cannot be used here");                                          \
 	} while (0)
@@ -383,6 +484,7 @@ static void expect_in_ring(io_context_t ctx, const struct iocb *iocb, long resul
 	ck_assert_int_eq((long)event.res, result);
 }
 
+/* Without kernel AIO it is laid out like the kernel's, and whoever looks into it finds nothing. */
 CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 {
 	io_context_t ctx = new_context(8);
@@ -401,8 +503,14 @@ CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 	ck_assert_uint_eq(ring->incompat_features, 0);
 	ck_assert_uint_gt(ring->nr, 8);
 	io_prep_pread(&iocb, zero, bytes, sizeof(bytes), 0);
-	expect_submitted(ctx, &iocb, HERE);
-	WAIT_UNTIL(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) != tail);
+	expect_ended(ctx, &iocb, HERE);
+	if (on_offloaded()) {
+		ck_assert_uint_eq(ring->magic, OWN_MAGIC);
+		ck_assert_uint_eq(ring->head, tail);
+		ck_assert_uint_eq(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE), tail);
+	} else {
+		WAIT_UNTIL(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) != tail);
+	}
 	expect_event(ctx, &iocb, sizeof(bytes), HERE);
 	close(zero);
 	free_context(ctx);

@@ -98,10 +98,13 @@ CASE(a_poll_wakes_a_waiter)
 
 CASE(an_event_comes_although_the_data_is_gone_by_then)
 {
-	io_context_t ctx = new_context(8);
+	io_context_t ctx;
 	struct iocb iocb;
 	int ends[2];
 
+	if (on_offloaded())
+		SKIP("the library looks at the file again, and finds nothing");
+	ctx = new_context(8);
 	make_pipe(ends, 0);
 	arm(ctx, &iocb, ends[0], POLLIN, HERE);
 	ck_assert_int_eq(write(ends[1], "x", 1), 1);

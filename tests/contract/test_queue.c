@@ -46,7 +46,7 @@ static void put_request(io_context_t ctx, struct iocb *iocb, io_callback_t callb
 {
 	io_prep_pread(iocb, zero_fd, data, 8, 0);
 	io_set_callback(iocb, callback);
-	expect_submitted(ctx, iocb, HERE);
+	expect_ended(ctx, iocb, HERE);
 }
 
 CASE(queue_run_calls_back_for_every_event)
@@ -74,7 +74,7 @@ CASE(a_failed_request_is_called_back_with_its_error)
 
 	io_prep_pread(&iocb, zero_fd, unreadable_page(), 8, 0);
 	io_set_callback(&iocb, note_call);
-	expect_submitted(ctx, &iocb, HERE);
+	expect_ended(ctx, &iocb, HERE);
 	ck_assert_int_eq(io_queue_run(ctx), 0);
 	ck_assert(called.count == 1 && called.iocb == &iocb);
 	ck_assert(called.res == -EFAULT && called.res2 == 0);
@@ -104,7 +104,7 @@ static void submit_again(io_context_t ctx, struct iocb *iocb, long res, long res
 {
 	note_call(ctx, iocb, res, res2);
 	if (called.count < 500)
-		expect_submitted(ctx, iocb, HERE);
+		expect_ended(ctx, iocb, HERE);
 }
 
 CASE(what_a_callback_submits_is_called_back_in_the_same_run)

@@ -233,7 +233,8 @@ CASE(queue_init_overwrites_what_the_handle_held)
 
 /*
  * Other programs come and go, so an attempt counts only when the number is the same before and
- * after; that it ever is the same again is the other half of the check.
+ * after; that it ever is the same again is the other half of the check.  Without kernel AIO nothing
+ * is taken.
  */
 CASE(quota_is_taken_as_asked_and_given_back)
 {
@@ -252,7 +253,10 @@ CASE(quota_is_taken_as_asked_and_given_back)
 		do
 			after = read_number(aio_nr_path);
 		while (after != before && monotonic_ns() < end_ns);
-		if (after == before && during - before >= asked && during - before <= asked + 64)
+		if (after != before)
+			continue;
+		if (on_offloaded() ? during == before
+				   : during - before >= asked && during - before <= asked + 64)
 			return;
 	}
 	ck_abort_msg("aio-nr went from %ld to %ld and came back to %ld", before, during, after);
@@ -346,6 +350,11 @@ static void use_without_locked_memory(void *argument)
 	CHILD_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 	/* Not as root, whom the limit does not bind. */
 	CHILD_CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+	/* Some kernels count an io_uring as locked memory, and without one this engine cannot be. */
+	if (on_uring() && engine_is_named() && io_uring_is_refused()) {
+		CHILD_CHECK(io_setup(1024, &ctx) == -ENOSYS && !ctx);
+		return;
+	}
 	CHILD_CHECK(io_setup(1024, &ctx) == 0);
 	CHILD_CHECK(write(ends[1], "12345678", 8) == 8);
 	io_prep_pread(&iocb, ends[0], bytes, sizeof(bytes), 0);
@@ -417,10 +426,10 @@ CASE(events_not_taken_hold_their_place)
 		count += again - taken;
 		ck_assert_int_lt(count, capacity.slots);
 	}
-	for (int taken; (taken = take_events_now(ctx, events, 64)) > 0;)
+	for (int taken; count > 0 && (taken = take_ended(ctx, events, 64)) > 0;)
 		count -= taken;
 	ck_assert_int_eq(count, 0);
-	free_context(ctx);
+	free_context_without_events(ctx, HERE);
 	close(zero);
 }
 

@@ -29,7 +29,7 @@ static void put_events(io_context_t ctx, struct iocb *iocb, int count)
 
 	io_prep_pread(iocb, zero, &byte, 1, 0);
 	for (int i = 0; i < count; i++)
-		expect_submitted(ctx, iocb, HERE);
+		expect_ended(ctx, iocb, HERE);
 	close(zero);
 }
 

@@ -704,7 +704,9 @@ static void decode_destroy(struct decoder *decoder)
 static void new_period(struct decoder *decoder)
 {
 	decoder->range_count = 0;
-	memset(decoder->used, 0, sizeof(decoder->used));
+	/* A write that fails for its buffer may wake a POLL of its pipe, and may not. */
+	for (unsigned i = 0; i < CHANNELS; i++)
+		decoder->used[i] &= (uint8_t)USE_POLL;
 }
 
 static void settle(struct decoder *decoder)
