@@ -365,9 +365,14 @@ extern int io_queue_wait(io_context_t ctx, struct timespec *timeout);
 #endif
 
 /*
- * trueaio_engine - what serves a context: "native" (the kernel's AIO, helped by the library where
- * the kernel would hold the caller), "native-passthrough" (the same for a program that reads the
- * completions without the library), or another engine's name.
+ * trueaio_engine - what serves a context:
+ *   "native"              the kernel's AIO, helped by the library where the kernel would hold the
+ *                         caller
+ *   "native-passthrough"  the same for a program that reads the completions without the library
+ *   "uring", "threads"    the library's io_uring, or its worker threads, without kernel AIO
+ *   "none"                what served it takes no more requests: the program has closed a
+ *                         descriptor that the library needs
+ * Later versions may have other names.
  *
  * The string is static: the caller must not free it.  Null if ctx is no context of this process.
  * Only this library has the function.  A program that must also start on another libaio asks

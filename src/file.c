@@ -257,26 +257,26 @@ bool ta_file_is_stream(int fd, uint32_t mode)
 	}
 }
 
-/* Descriptors without an inode of their own: the name that /proc gives them. */
-static bool anonymous_file_is(int fd, const char *name)
+/* Does the name that /proc gives to what is open begin so? */
+static bool name_begins(int fd, const char *start)
 {
-	char path[40], target[40];
+	char path[40], name[40];
 	long length;
 
 	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
-	length = ta_syscall4(SYS_readlinkat, AT_FDCWD, path, target, sizeof(target) - 1);
+	length = ta_syscall4(SYS_readlinkat, AT_FDCWD, path, name, sizeof(name) - 1);
 	if (length <= 0)
 		return false;
-	target[length] = '\0';
-	return strcmp(target, name) == 0;
+	name[length] = '\0';
+	return strncmp(name, start, strlen(start)) == 0;
 }
 
 /* Directories, epoll descriptors and the like are not read. */
 static bool has_no_read(int fd, uint32_t mode)
 {
 	return S_ISDIR(mode) ||
-	       ((mode & S_IFMT) == 0 && (anonymous_file_is(fd, "anon_inode:[eventpoll]") ||
-					 anonymous_file_is(fd, "anon_inode:inotify")));
+	       ((mode & S_IFMT) == 0 && (name_begins(fd, "anon_inode:[eventpoll]") ||
+					 name_begins(fd, "anon_inode:inotify")));
 }
 
 /* Does the kernel have no asynchronous read or write for the file, so that io_submit says EINVAL? */
@@ -396,7 +396,10 @@ int ta_file_poll(int fd, uint16_t events)
 	return entry.revents & POLLNVAL ? -EBADF : (uint16_t)entry.revents;
 }
 
-/* Some files of /proc and /sys tell of changes; epoll refuses those that never do. */
+/*
+ * Some files of /proc and /sys tell of changes; epoll refuses those that never do, but for the ones
+ * under /proc/sys, of which hardly any does.
+ */
 static bool can_be_watched(int fd)
 {
 	struct epoll_event event = { .events = EPOLLPRI };
@@ -407,7 +410,7 @@ static bool can_be_watched(int fd)
 		return false;
 	result = ta_syscall4(SYS_epoll_ctl, watch, EPOLL_CTL_ADD, fd, &event);
 	ta_syscall1(SYS_close, watch);
-	return result == 0;
+	return result == 0 && !name_begins(fd, "/proc/sys/");
 }
 
 /*
@@ -425,9 +428,8 @@ bool ta_file_polls_once(int fd, uint32_t mode, long file_flags)
 	case S_IFIFO:
 		return (file_flags & O_ACCMODE) != O_RDWR;
 	case S_IFCHR:
-		return !is_terminal(fd) &&
-		       (ta_file_poll(fd, POLLIN | POLLOUT) & (POLLIN | POLLOUT)) !=
-			       (POLLIN | POLLOUT);
+		return !is_terminal(fd) && (ta_file_poll(fd, POLLIN | POLLOUT) &
+					    (POLLIN | POLLOUT)) != (POLLIN | POLLOUT);
 	default:
 		return true;
 	}

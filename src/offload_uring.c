@@ -18,6 +18,7 @@
  * thread, but for registration, which the kernel serializes.
  */
 #include "offload.h"
+#include "probe.h"
 
 #include <liburing.h>
 #include <linux/fs.h>
@@ -26,8 +27,6 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 
-#define RING_ENTRIES 256
-#define COMPLETION_ENTRIES 4096
 /* Files held at a time.  The kernel allows no more than RLIMIT_NOFILE. */
 #define HOLDS_MAX 4096
 /*
@@ -342,7 +341,7 @@ static const char *why_refused(int error)
 	case -ENOSYS:
 		return "not in this kernel, or refused by a seccomp filter";
 	case -ENOMEM:
-		return "no memory, or RLIMIT_MEMLOCK (kernels before 5.12)";
+		return "no memory, or RLIMIT_MEMLOCK";
 	case -EMFILE:
 	case -ENFILE:
 		return "no descriptor to be had";
@@ -355,17 +354,17 @@ static int make_ring(struct ta_uring *uring)
 {
 	struct io_uring_params parameters = {
 		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN,
-		.cq_entries = COMPLETION_ENTRIES,
+		.cq_entries = TA_URING_COMPLETIONS,
 	};
-	int result = io_uring_queue_init_params(RING_ENTRIES, &uring->ring, &parameters);
+	int result = io_uring_queue_init_params(TA_URING_ENTRIES, &uring->ring, &parameters);
 
 	if (result == -EINVAL) {
 		/* Before 5.19. */
 		parameters = (struct io_uring_params){
 			.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
-			.cq_entries = COMPLETION_ENTRIES,
+			.cq_entries = TA_URING_COMPLETIONS,
 		};
-		result = io_uring_queue_init_params(RING_ENTRIES, &uring->ring, &parameters);
+		result = io_uring_queue_init_params(TA_URING_ENTRIES, &uring->ring, &parameters);
 	}
 	if (result < 0)
 		return result;

@@ -315,9 +315,18 @@ static enum ta_probe_reason judge_permission(const struct ta_evidence *evidence,
 		       : TA_PROBE_SYSCTL_GROUP;
 }
 
+/*
+ * Kernels before 5.12 count all of a ring as locked memory, and late ones (seen with 6.18) do so
+ * again.  In between a small limit is no reason.
+ */
+static bool locks_memory(const struct ta_evidence *evidence)
+{
+	return is_older(evidence, 5, 12) || !is_older(evidence, 6, 14);
+}
+
 static enum ta_probe_reason judge_memory(const struct ta_evidence *evidence, struct ta_probe *probe)
 {
-	if (probe->subject == TA_PROBE_URING && is_older(evidence, 5, 12) && !evidence->may_lock &&
+	if (probe->subject == TA_PROBE_URING && locks_memory(evidence) && !evidence->may_lock &&
 	    evidence->memlock_bytes >= 0 && evidence->memlock_bytes != INT64_MAX) {
 		probe->limit = evidence->memlock_bytes;
 		return TA_PROBE_MEMLOCK;

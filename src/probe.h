@@ -16,7 +16,7 @@
 
 #include <stddef.h>
 
-/* The io_uring that the library makes.  Kernels before 5.12 lock memory for all of it. */
+/* The io_uring that the library makes.  Some kernels lock memory for all of it. */
 #define TA_URING_ENTRIES 256
 #define TA_URING_COMPLETIONS 4096
 

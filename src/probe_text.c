@@ -186,7 +186,7 @@ static void add_limit(struct text *text, const struct ta_probe *probe)
 		add_numbers(text, probe, "fs.aio-max-nr");
 		break;
 	case TA_PROBE_MEMLOCK:
-		add(text, "more memory than may be locked, which kernels before 5.12 do with it");
+		add(text, "more memory than may be locked, which this kernel does with it");
 		add_numbers(text, probe, "RLIMIT_MEMLOCK");
 		break;
 	case TA_PROBE_PROCESS_FILES:

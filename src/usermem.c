@@ -20,6 +20,8 @@
 /* The smallest page size there is; larger pages are asked about in pieces. */
 #define PAGE_SHIFT 12
 
+#ifndef TA_UNCHECKED_MEMORY
+
 static uintptr_t known_value(uintptr_t page, bool write)
 {
 	/* Never zero, which is an empty entry. */
@@ -76,6 +78,8 @@ bool ta_memory_probe(const void *address, size_t bytes, bool write)
 	}
 	return true;
 }
+
+#endif
 
 bool ta_copy_in(void *to, const void *from, size_t bytes)
 {

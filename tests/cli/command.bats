@@ -12,7 +12,7 @@ setup_file()
 }
 
 @test "the version" {
-	for arguments in --version -V "run --version" "cp --version" "cp -V"; do
+	for arguments in --version -V "run --version" "cp --version" "cp -V" "doctor --version"; do
 		# shellcheck disable=SC2086 # arguments are words
 		run -0 "$tool" $arguments
 		[[ $output =~ ^trueaio\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
@@ -24,7 +24,7 @@ setup_file()
 	general=$output
 	run -0 "$tool" help
 	[ "$output" = "$general" ]
-	for command in run cp; do
+	for command in run cp doctor; do
 		[[ $general == *$'\n'"  $command "* ]]
 		run -0 "$tool" help "$command"
 		[[ $output == "Usage: trueaio $command "* ]]
@@ -54,7 +54,7 @@ setup_file()
 	command -v mandoc > /dev/null || skip "no mandoc here"
 	page=$repository/man/trueaio.1
 	mandoc -T lint -W warning "$page"
-	for option in $("$tool" help run; "$tool" help cp); do
+	for option in $("$tool" help run; "$tool" help cp; "$tool" help doctor); do
 		[[ $option == --[a-z]* ]] || continue
 		option=${option%]}
 		grep -q -e "Fl ${option#-}" "$page" || {

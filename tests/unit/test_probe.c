@@ -173,6 +173,13 @@ static void newer_kernel(struct ta_evidence *evidence)
 	evidence->minor = 12;
 }
 
+static void late_kernel(struct ta_evidence *evidence)
+{
+	old_kernel(evidence);
+	evidence->major = 6;
+	evidence->minor = 18;
+}
+
 static void very_old_kernel(struct ta_evidence *evidence)
 {
 	evidence->major = 4;
@@ -297,13 +304,17 @@ static const struct verdict verdicts[] = {
 	  "(ENOSYS)",
 	  "denial of io_uring_setup" },
 	{ "uring memlock", URING, -ENOMEM, 0, old_kernel, TA_PROBE_MEMLOCK,
-	  "more memory than may be locked, which kernels before 5.12 do with it: RLIMIT_MEMLOCK = "
+	  "more memory than may be locked, which this kernel does with it: RLIMIT_MEMLOCK = "
 	  "65536 (ENOMEM)",
 	  "ulimit -l unlimited" },
 	{ "uring memory, unlimited", URING, -ENOMEM, 0, old_kernel_unlimited, TA_PROBE_NO_MEMORY,
 	  "no memory for it (ENOMEM)", "Free memory" },
 	{ "uring memory, privileged", URING, -ENOMEM, 0, old_kernel_privileged, TA_PROBE_NO_MEMORY,
 	  "no memory for it (ENOMEM)", "Free memory" },
+	{ "uring memlock, late", URING, -ENOMEM, 0, late_kernel, TA_PROBE_MEMLOCK,
+	  "more memory than may be locked, which this kernel does with it: RLIMIT_MEMLOCK = "
+	  "65536 (ENOMEM)",
+	  "ulimit -l unlimited" },
 	{ "uring memory, newer", URING, -ENOMEM, 0, newer_kernel, TA_PROBE_NO_MEMORY,
 	  "no memory for it (ENOMEM)", "Free memory" },
 	{ "uring descriptors", URING, -EMFILE, 0, nothing, TA_PROBE_PROCESS_FILES,
