@@ -83,7 +83,8 @@ static int set_up_native(struct ta_process *process, int nr_events, bool passthr
 	if (ta_settings()->engine == TA_ENGINE_NATIVE)
 		return result == -EAGAIN
 			       ? result
-			       : refuse_engine("trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it; use auto, or ask trueaio doctor\n");
+			       : refuse_engine(
+					 "trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it; use auto, or ask trueaio doctor\n");
 	/* A program that reaps without us can do nothing with a ring that is not the kernel's. */
 	if (passthrough)
 		return result;

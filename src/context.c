@@ -468,8 +468,7 @@ static bool cancel_endless(struct ta_context *context, struct ta_work *work)
 			    -EINVAL)
 				again = true;
 		} else if (slot->state == TA_SLOT_OPERATION &&
-			   (slot->operation->is_stream ||
-			    slot->operation->opcode == IO_CMD_POLL)) {
+			   (slot->operation->is_stream || slot->operation->opcode == IO_CMD_POLL)) {
 			ta_operation_abandon(slot->operation, work);
 			again = true;
 		} else if (slot->state == TA_SLOT_SUBMITTING) {

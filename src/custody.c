@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Custodians: how a held fsync keeps its file where no io_uring can hold it.
+ * Custodians: how a held fsync of a pass-through context keeps its file.
  *
  * A custodian is a thread with a descriptor table of its own, copied inside io_submit and emptied
  * of everything but the file (and the eventfd) of one request, under their own numbers.  So
@@ -9,8 +9,8 @@
  * (tried on 6.18).  In a pass-through context the thread even submits the program's own iocb with
  * them.
  *
- * A custodian waits for one word and lives for one request.  It is dear (a thread), and rare:
- * fsyncs that are held in a pass-through context, or on a machine that refuses io_uring.
+ * A custodian waits for one word and lives for one request.  It is dear (a thread), and rare: only
+ * pass-through contexts need one, whose iocb must be submitted under its own number.
  */
 #include "custody.h"
 

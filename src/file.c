@@ -51,6 +51,34 @@
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
+static void settle_block_device(struct ta_file_identity *identity)
+{
+	if (!S_ISBLK(identity->mode))
+		return;
+	identity->device = identity->node;
+	identity->inode = 0;
+}
+
+/* Sandboxes older than statx.  By the C library, which knows the layout of the machine. */
+static int identify_without_statx(int fd, struct ta_file_identity *identity)
+{
+	int saved_errno = errno, error;
+	struct stat status;
+
+	error = fstat(fd, &status) < 0 ? errno : 0;
+	errno = saved_errno;
+	if (error)
+		return -error;
+	*identity = (struct ta_file_identity){
+		.device = status.st_dev,
+		.inode = status.st_ino,
+		.node = status.st_rdev,
+		.mode = status.st_mode,
+	};
+	settle_block_device(identity);
+	return 0;
+}
+
 /*
  * Device, inode and type.  Block devices are identified by the device they are, not by the node
  * they were opened through.  Network and FUSE file systems are not asked afresh: the server may be
@@ -63,28 +91,17 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 				  STATX_TYPE | STATX_INO, &status);
 
 	if (result == -ENOSYS || result == -EPERM) {
-		struct stat old;
-
-		/* Sandboxes older than statx. */
-		result = ta_syscall2(SYS_fstat, fd, &old);
-		if (result < 0)
-			return (int)result;
-		*identity = (struct ta_file_identity){ old.st_dev, old.st_ino, old.st_mode };
-		if (S_ISBLK(old.st_mode))
-			*identity = (struct ta_file_identity){ old.st_rdev, 0, old.st_mode };
-		return 0;
+		return identify_without_statx(fd, identity);
 	}
 	if (result < 0)
 		return (int)result;
 	*identity = (struct ta_file_identity){
 		.device = makedev(status.stx_dev_major, status.stx_dev_minor),
 		.inode = status.stx_ino,
+		.node = makedev(status.stx_rdev_major, status.stx_rdev_minor),
 		.mode = status.stx_mode,
 	};
-	if (S_ISBLK(status.stx_mode)) {
-		identity->device = makedev(status.stx_rdev_major, status.stx_rdev_minor);
-		identity->inode = 0;
-	}
+	settle_block_device(identity);
 	return 0;
 }
 
@@ -257,6 +274,28 @@ bool ta_file_is_stream(int fd, uint32_t mode)
 	}
 }
 
+/*
+ * Makes of the identity of a stream that of the line in which its requests stand.  False: they stand
+ * in none.  Eventfds and their like all have one inode, as have the masters of all terminals; other
+ * devices may be another thing for everyone who opens them.
+ */
+bool ta_file_line(int fd, struct ta_file_identity *identity)
+{
+	unsigned terminal;
+
+	switch (identity->mode & S_IFMT) {
+	case S_IFIFO:
+	case S_IFSOCK:
+		return true;
+	case S_IFCHR:
+		if (ta_syscall3(SYS_ioctl, fd, TIOCGPTN, &terminal) == 0)
+			identity->inode ^= (uint64_t)(terminal + 1) << 32;
+		return is_terminal(fd);
+	default:
+		return false;
+	}
+}
+
 /* Does the name that /proc gives to what is open begin so? */
 static bool name_begins(int fd, const char *start)
 {
@@ -280,10 +319,10 @@ static bool has_no_read(int fd, uint32_t mode)
 }
 
 /* Does the kernel have no asynchronous read or write for the file, so that io_submit says EINVAL? */
-bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
+bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bool is_write)
 {
+	uint32_t mode = identity->mode;
 	struct statfs status;
-	struct stat node;
 
 	switch (mode & S_IFMT) {
 	case S_IFDIR:
@@ -298,8 +337,7 @@ bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write)
 		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case S_IFCHR:
 		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
-		return is_write && ta_syscall2(SYS_fstat, fd, &node) == 0 &&
-		       node.st_rdev == makedev(1, 7);
+		return is_write && identity->node == makedev(1, 7);
 	case 0:
 		/* Eventfds, timerfds and their like are there to be read. */
 		return is_write || has_no_read(fd, mode);
@@ -362,13 +400,13 @@ int ta_file_eventfd(int fd, struct ta_file_identity *identity)
 
 	if (flags < 0 || flags & O_PATH)
 		return -EBADF;
-	*identity = (struct ta_file_identity){ .inode = TA_UNKNOWN_EVENTFD };
+	*identity = (struct ta_file_identity){ .mode = TA_MODE_EVENTFD };
 	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
 	file = ta_syscall4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 	if (file < 0) {
 		if (ta_file_identify(fd, identity) < 0 || (identity->mode & S_IFMT) != 0)
 			return -EINVAL;
-		identity->inode = TA_UNKNOWN_EVENTFD;
+		*identity = (struct ta_file_identity){ .mode = TA_MODE_EVENTFD };
 		return 0;
 	}
 	length = ta_syscall3(SYS_read, file, text, sizeof(text) - 1);

@@ -11,12 +11,17 @@
  * write that makes no difference.  An fsync is particular about its opening, which collects
  * writeback errors: it takes a hold alone.
  *
+ * Eventfds and their like share one inode, and openings of a device may have nothing to do with each
+ * other: their holds are not shared, but for eventfds that the kernel tells apart by a number.
+ *
  * A hold goes with its last user, before that one's event is visible: the file system can be
  * unmounted on seeing it.
  */
 #include "offload.h"
 
 #include "pool.h"
+
+#include <sys/stat.h>
 
 static struct ta_hold **bucket_of(struct ta_process *process, int fd,
 				  const struct ta_file_identity *identity)
@@ -69,6 +74,20 @@ int ta_hold_take_alone(const struct ta_offloader *offloader, int fd, struct ta_h
 	return 0;
 }
 
+static bool may_be_shared(const struct ta_file_identity *identity)
+{
+	switch (identity->mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFDIR:
+	case S_IFBLK:
+	case S_IFIFO:
+	case S_IFSOCK:
+		return true;
+	default:
+		return identity->mode == TA_MODE_EVENTFD;
+	}
+}
+
 /*
  * A hold of the open file behind fd, shared where there is one.  0, -EBADF, -ENFILE or -EAGAIN.
  */
@@ -79,6 +98,8 @@ int ta_hold_take(const struct ta_offloader *offloader, int fd,
 	struct ta_hold *hold, **bucket;
 	int result;
 
+	if (!may_be_shared(identity))
+		return ta_hold_take_alone(offloader, fd, taken);
 	ta_lock(&process->offload_lock);
 	hold = find(process, offloader, fd, identity, file_flags);
 	if (hold)

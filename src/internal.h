@@ -238,6 +238,7 @@ struct ta_operation {
 	uint16_t position; /* in its batch */
 	bool nonblocking; /* O_NONBLOCK or RWF_NOWAIT: EAGAIN and a short write are final */
 	bool is_direct; /* O_DIRECT when it was submitted */
+	bool appends; /* a write whose place is the end of the file */
 	bool is_device; /* a character device with positions: gives all that is asked for */
 	bool retried; /* by a thread of the kernel that may wait */
 	bool cancelled; /* ends with -ECANCELED before it begins */
@@ -329,6 +330,7 @@ struct ta_process {
 	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
 	bool message_assist; /* assistants are to be started; offload_lock */
 	struct ta_context *message_head; /* contexts with waiters to be woken; offload_lock */
+	struct ta_operation *message_signals; /* whose eventfds have numbers alone; offload_lock */
 	_Atomic uint32_t message_word; /* changes with any of these */
 
 	_Atomic uint32_t owed_at_exit; /* writes and syncs that exit() waits for */
@@ -336,6 +338,7 @@ struct ta_process {
 	_Atomic int wake_fd; /* eventfd that is never signalled, plus one; 0: none yet */
 
 	_Atomic uint32_t offload_state; /* enum ta_offload_state */
+	_Atomic int64_t offload_retry_ns; /* when a refusal is put to the test again */
 	/* These are written before the state says that they are there. */
 	_Atomic(const struct ta_offloader *) offloader; /* for what is submitted from now on */
 	struct ta_uring *uring;
@@ -562,6 +565,7 @@ TA_HIDDEN void ta_driver_leave(struct ta_context *context, struct ta_waiter *sel
 struct ta_file_identity {
 	uint64_t device;
 	uint64_t inode;
+	uint64_t node; /* of a device: which one it is */
 	uint32_t mode;
 };
 
@@ -571,10 +575,13 @@ TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
 TA_HIDDEN bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read);
 TA_HIDDEN bool ta_file_ends_at(int fd, int64_t offset, long count);
 TA_HIDDEN bool ta_file_is_stream(int fd, uint32_t mode);
-TA_HIDDEN bool ta_file_cannot_transfer(int fd, uint32_t mode, bool is_write);
+TA_HIDDEN bool ta_file_line(int fd, struct ta_file_identity *identity);
+TA_HIDDEN bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity,
+				       bool is_write);
 TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool is_write);
-/* The inode of an eventfd that cannot be told from others. */
+/* The inode of an eventfd that cannot be told from others, and the mode of the others. */
 #define TA_UNKNOWN_EVENTFD 0
+#define TA_MODE_EVENTFD UINT32_MAX
 TA_HIDDEN int ta_file_eventfd(int fd, struct ta_file_identity *identity);
 TA_HIDDEN int ta_file_poll(int fd, uint16_t events);
 TA_HIDDEN bool ta_file_polls_once(int fd, uint32_t mode, long file_flags);
@@ -598,7 +605,7 @@ TA_HIDDEN void ta_proxy_arm(struct ta_operation *operation);
 TA_HIDDEN void ta_proxy_fire(struct ta_operation *operation);
 TA_HIDDEN void ta_eventfd_signal(struct ta_context *context, int eventfd);
 TA_HIDDEN int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb);
-TA_HIDDEN int ta_eventfd_capture(struct ta_operation *operation, const struct iocb *iocb);
+TA_HIDDEN int ta_eventfd_capture(struct ta_operation *operation, int fd);
 
 /* ---- sync.c: fsync requests ------------------------------------------------------------------ */
 
@@ -620,6 +627,7 @@ TA_HIDDEN void ta_assist_start(void);
 TA_HIDDEN int ta_messenger_start(void);
 TA_HIDDEN void ta_message_doorbell(void);
 TA_HIDDEN void ta_message_bell(struct ta_context *context);
+TA_HIDDEN void ta_message_signal(struct ta_operation *operation);
 
 /* ---- passthrough.c --------------------------------------------------------------------------- */
 

@@ -152,9 +152,9 @@ void ta_thread_becomes_foreign(int own_wake_fd)
 /* Is the number still ours, so that making another would change nothing? */
 static bool is_eventfd_still(int wake_fd)
 {
-	struct stat status;
+	struct ta_file_identity identity;
 
-	return ta_syscall2(SYS_fstat, wake_fd, &status) == 0 && (status.st_mode & S_IFMT) == 0;
+	return ta_file_identify(wake_fd, &identity) == 0 && (identity.mode & S_IFMT) == 0;
 }
 
 /*

@@ -28,7 +28,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -57,6 +56,9 @@
 #define PIPE_CHUNK 4096
 #define CHUNK_PARTS 16
 
+/* No event has this bit: with it, waiting for nothing but errors is something, too. */
+#define IS_ARMED 0x10000u
+
 #define NUMBER_COMING (-1) /* in the socket */
 #define NUMBER_LOST (-2) /* the table had no room for it */
 
@@ -66,7 +68,10 @@ struct file {
 	uint32_t running; /* of its operations, with workers */
 	bool is_listed; /* has queued operations, and stands in the list of such files */
 	bool is_watched; /* known to epoll */
-	uint32_t watched_events;
+	bool is_arming; /* a thread is telling epoll what to watch for */
+	uint32_t wanted_events; /* by the parked ones, and IS_ARMED */
+	uint32_t armed_events; /* what epoll has been told, 0 once it has reported */
+	uint32_t generation; /* changes when the place is given back */
 	struct file *list_next;
 	struct ta_operation *queue_head;
 	struct ta_operation *queue_tail;
@@ -329,10 +334,10 @@ static int number_of(struct ta_threads *threads, struct file *file)
 /* The socket's number may be the program's by now: then nothing must be sent there. */
 static bool sender_is_ours(const struct ta_threads *threads)
 {
-	struct stat status;
+	struct ta_file_identity identity;
 
-	return ta_syscall2(SYS_fstat, threads->sender, &status) == 0 &&
-	       status.st_ino == threads->sender_inode;
+	return ta_file_identify(threads->sender, &identity) == 0 &&
+	       identity.inode == threads->sender_inode;
 }
 
 static long send_file(const struct ta_threads *threads, uint32_t index, int fd)
@@ -441,13 +446,19 @@ static int capture(int fd)
 static void close_file(struct ta_threads *threads, int index)
 {
 	struct file *file = &threads->files[index];
+	struct ta_process *process = ta_process();
 	int number = number_of(threads, file);
 
 	/* The program's own descriptor would keep the file known to epoll. */
 	if (file->is_watched)
 		ta_syscall4(SYS_epoll_ctl, threads->epoll, EPOLL_CTL_DEL, number, NULL);
+	ta_lock(&process->offload_lock);
 	file->is_watched = false;
-	file->watched_events = 0;
+	file->is_arming = false;
+	file->wanted_events = 0;
+	file->armed_events = 0;
+	file->generation++;
+	ta_unlock(&process->offload_lock);
 	if (threads->owns_table && number >= 0)
 		ta_syscall1(SYS_close, number);
 	put_file(threads, index);
@@ -471,44 +482,101 @@ static void release(int index)
 
 /* ---- parking --------------------------------------------------------------------------------- */
 
-/* Has epoll tell of these events, too.  offload_lock is held.  0 or a negative errno. */
-static int watch(struct ta_threads *threads, struct file *file, uint32_t events)
+/* Tells epoll to report the file once.  The number may be known there, or not, by a former use. */
+static int tell_epoll(const struct ta_threads *threads, int number, struct epoll_event event)
 {
-	uint32_t wanted = file->watched_events | events;
-	struct epoll_event event = { .events = wanted | EPOLLONESHOT,
-				     .data.u64 = (uint64_t)(file - threads->files) };
-	long result;
+	long result = ta_syscall4(SYS_epoll_ctl, threads->epoll, EPOLL_CTL_MOD, number, &event);
 
-	if (file->is_watched && wanted == file->watched_events)
-		return 0;
-	result = ta_syscall4(SYS_epoll_ctl, threads->epoll,
-			     file->is_watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-			     atomic_load(&file->number), &event);
-	if (result < 0)
-		return (int)result;
-	file->is_watched = true;
-	file->watched_events = wanted;
-	return 0;
+	if (result == -ENOENT)
+		result = ta_syscall4(SYS_epoll_ctl, threads->epoll, EPOLL_CTL_ADD, number, &event);
+	return (int)result;
 }
 
 /*
- * The operation waits until its file is ready.  0; or -ECANCELED if it is wanted no more, or
- * another errno if the file cannot be waited for: then it is still the caller's.
+ * epoll asks the file, and a file of FUSE asks its server: so no lock is held meanwhile.  Only one
+ * thread at a time arms a file; another that parks an operation there meanwhile leaves it to that
+ * one, which looks again.  offload_lock is held, and let go meanwhile.  0 or a negative errno.
  */
-static int park(struct ta_threads *threads, struct ta_operation *operation, uint16_t events)
+static int arm(struct ta_threads *threads, struct file *file)
+{
+	struct ta_process *process = ta_process();
+	uint32_t generation = file->generation;
+	int result = 0;
+
+	while (result == 0 && !file->is_arming && file->parked &&
+	       file->wanted_events != file->armed_events) {
+		struct epoll_event event = {
+			.events = (file->wanted_events & ~(uint32_t)IS_ARMED) | EPOLLONESHOT,
+			.data.u64 = (uint64_t)(file - threads->files),
+		};
+		int number = atomic_load(&file->number);
+
+		file->is_arming = true;
+		file->is_watched = true;
+		file->armed_events = file->wanted_events;
+		ta_unlock(&process->offload_lock);
+		result = tell_epoll(threads, number, event);
+		ta_lock(&process->offload_lock);
+		/* What was parked may be over, and the place in other hands. */
+		if (file->generation != generation)
+			return 0;
+		file->is_arming = false;
+		if (result < 0)
+			file->armed_events = 0;
+	}
+	return result;
+}
+
+/* A file that cannot be waited for: so ends what waits for it.  offload_lock is held. */
+static struct ta_operation *give_up_waiting(struct file *file, long result)
+{
+	struct ta_operation *given_up = NULL, *operation;
+
+	while ((operation = file->parked) != NULL) {
+		parked_remove(file, operation);
+		operation->state = TA_OPERATION_ENDED;
+		operation->ready_result = result;
+		operation->queue_next = given_up;
+		given_up = operation;
+	}
+	return given_up;
+}
+
+static void end_all(struct ta_operation *operation)
+{
+	struct ta_operation *following;
+
+	for (; operation; operation = following) {
+		following = operation->queue_next;
+		ta_operation_ended(operation, operation->ready_result);
+	}
+}
+
+/*
+ * The operation waits until its file is ready.  False: it is wanted no more, and still the
+ * caller's.
+ */
+static bool park(struct ta_threads *threads, struct ta_operation *operation, uint16_t events)
 {
 	struct ta_process *process = ta_process();
 	struct file *file = file_of(threads, operation);
+	struct ta_operation *given_up = NULL;
 	int result;
 
 	ta_lock(&process->offload_lock);
-	result = operation->abandon_wanted ? -ECANCELED : watch(threads, file, events);
-	if (result == 0) {
-		operation->poll_events = events;
-		parked_push(file, operation);
+	if (operation->abandon_wanted) {
+		ta_unlock(&process->offload_lock);
+		return false;
 	}
+	operation->poll_events = events;
+	parked_push(file, operation);
+	file->wanted_events |= events | IS_ARMED;
+	result = arm(threads, file);
+	if (result < 0)
+		given_up = give_up_waiting(file, result);
 	ta_unlock(&process->offload_lock);
-	return result;
+	end_all(given_up);
+	return true;
 }
 
 /* What a parked operation is told of, whether it asked or not, as from poll(2). */
@@ -517,19 +585,31 @@ static uint32_t wanted_events(const struct ta_operation *operation)
 	return operation->poll_events | EPOLLERR | EPOLLHUP;
 }
 
-/* Takes those off the file that it is ready for, and has the others watched again. */
-static struct ta_operation *unpark_ready(struct ta_threads *threads, struct file *file)
+/*
+ * Takes those off the file that it is ready for, and has the others watched again.  offload_lock is
+ * held, and let go meanwhile.
+ */
+static struct ta_operation *unpark_ready(struct file *file)
 {
+	struct ta_process *process = ta_process();
 	struct ta_operation *operation, *following, *ready = NULL;
-	uint32_t there, still_wanted = 0;
+	uint32_t generation = file->generation, there;
+	int number = atomic_load(&file->number);
+	uint16_t events = (uint16_t)file->wanted_events;
 
 	if (!file->parked)
 		return NULL;
-	there = (uint32_t)ta_file_poll(atomic_load(&file->number), (uint16_t)file->watched_events);
+	ta_unlock(&process->offload_lock);
+	there = (uint32_t)ta_file_poll(number, events);
+	ta_lock(&process->offload_lock);
+	/* The file may have been given back meanwhile, and its place taken by another. */
+	if (file->generation != generation)
+		return NULL;
+	file->wanted_events = IS_ARMED;
 	for (operation = file->parked; operation; operation = following) {
 		following = operation->queue_next;
 		if (!(there & wanted_events(operation))) {
-			still_wanted |= operation->poll_events;
+			file->wanted_events |= operation->poll_events;
 			continue;
 		}
 		parked_remove(file, operation);
@@ -539,38 +619,45 @@ static struct ta_operation *unpark_ready(struct ta_threads *threads, struct file
 		operation->queue_next = ready;
 		ready = operation;
 	}
-	/* Reported once, the file is not watched any more. */
-	file->watched_events = 0;
-	if (file->parked && watch(threads, file, still_wanted) < 0)
-		ta_log("offloader: a file cannot be waited for any more");
 	return ready;
+}
+
+/* What had been reported once is not watched any more until it is armed again. */
+static void look_at(struct ta_threads *threads, struct file *file)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation *operation, *following, *given_up = NULL;
+	int result;
+
+	ta_lock(&process->offload_lock);
+	file->armed_events = 0;
+	operation = unpark_ready(file);
+	result = arm(threads, file);
+	if (result < 0)
+		given_up = give_up_waiting(file, result);
+	ta_unlock(&process->offload_lock);
+	for (; operation; operation = following) {
+		following = operation->queue_next;
+		if (operation->opcode == IO_CMD_POLL) {
+			ta_operation_ended(operation, operation->ready_result);
+			continue;
+		}
+		ta_lock(&process->offload_lock);
+		queue_push(threads, file_of(threads, operation), operation);
+		announce_work(threads);
+	}
+	end_all(given_up);
 }
 
 static void *poller(void *argument)
 {
 	struct ta_threads *threads = argument;
-	struct ta_process *process = ta_process();
-	struct ta_operation *operation, *following;
 	struct epoll_event event;
 
 	enter_table(threads);
-	for (;;) {
-		if (ta_syscall4(SYS_epoll_wait, threads->epoll, &event, 1, -1) != 1)
-			continue;
-		ta_lock(&process->offload_lock);
-		operation = unpark_ready(threads, &threads->files[event.data.u64]);
-		ta_unlock(&process->offload_lock);
-		for (; operation; operation = following) {
-			following = operation->queue_next;
-			if (operation->opcode == IO_CMD_POLL) {
-				ta_operation_ended(operation, operation->ready_result);
-				continue;
-			}
-			ta_lock(&process->offload_lock);
-			queue_push(threads, file_of(threads, operation), operation);
-			announce_work(threads);
-		}
-	}
+	for (;;)
+		if (ta_syscall4(SYS_epoll_wait, threads->epoll, &event, 1, -1) == 1)
+			look_at(threads, &threads->files[event.data.u64]);
 	return NULL;
 }
 
@@ -643,7 +730,7 @@ static unsigned first_bytes(const struct ta_operation *operation, size_t bytes, 
 static long transfer_when_ready(struct ta_operation *operation, int number, uint16_t events)
 {
 	struct iovec parts[CHUNK_PARTS];
-	struct stat status;
+	struct ta_file_identity identity;
 	size_t chunk = PIPE_CHUNK;
 	unsigned count;
 
@@ -653,7 +740,7 @@ static long transfer_when_ready(struct ta_operation *operation, int number, uint
 		return -EAGAIN;
 	if (!ta_transfer_is_write(operation))
 		return transfer_rest(operation, number, 0);
-	if (ta_syscall2(SYS_fstat, number, &status) < 0 || S_ISCHR(status.st_mode))
+	if (ta_file_identify(number, &identity) < 0 || S_ISCHR(identity.mode))
 		chunk = TERMINAL_CHUNK;
 	count = first_bytes(operation, chunk, parts);
 	return read_or_write(operation, number, parts, count, -1, 0);
@@ -681,16 +768,12 @@ static bool carry_out_stream(struct ta_threads *threads, struct ta_operation *op
 	bool writes = ta_transfer_is_write(operation);
 	uint16_t events = writes ? POLLOUT : POLLIN;
 	bool may_wait = !operation->nonblocking && !(operation->flags & RWF_NOWAIT);
-	int parked;
 
 	for (;;) {
 		*result = transfer_on_stream(operation, number, events);
 		if (*result == -EAGAIN && may_wait) {
-			parked = park(threads, operation, events);
-			if (parked == 0)
-				return false;
-			*result = parked;
-			return true;
+			*result = -ECANCELED;
+			return !park(threads, operation, events);
 		}
 		if (*result <= 0 || !writes || !may_wait)
 			return true;
@@ -730,8 +813,8 @@ static void carry_out(struct ta_threads *threads, struct ta_operation *operation
 	if (number == NUMBER_LOST) {
 		result = -EMFILE;
 	} else if (operation->opcode == IO_CMD_POLL) {
-		result = park(threads, operation, operation->poll_events);
-		is_over = result < 0;
+		result = -ECANCELED;
+		is_over = !park(threads, operation, operation->poll_events);
 	} else if (operation->is_stream) {
 		is_over = carry_out_stream(threads, operation, number, &result);
 	} else {
@@ -809,7 +892,7 @@ static bool take_empty_table(struct ta_threads *threads)
  */
 static bool copy_table(struct ta_threads *threads)
 {
-	struct rlimit limit = { .rlim_cur = 1024 };
+	uint64_t limit = ta_descriptor_limit();
 	unsigned number;
 
 	if (ta_syscall3(SYS_close_range, (long)threads->receiver + 1, UINT32_MAX,
@@ -819,21 +902,10 @@ static bool copy_table(struct ta_threads *threads)
 	/* Before 5.9. */
 	if (ta_syscall1(SYS_unshare, CLONE_FILES) < 0)
 		return false;
-	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
-	for (number = 0; number < limit.rlim_cur && number < FILES_MAX; number++)
+	for (number = 0; number < limit && number < FILES_MAX; number++)
 		if ((int)number != threads->receiver)
 			ta_syscall1(SYS_close, number);
 	return true;
-}
-
-static void end_cancelled(struct ta_operation *operation)
-{
-	struct ta_operation *following;
-
-	for (; operation; operation = following) {
-		following = operation->queue_next;
-		ta_operation_ended(operation, -ECANCELED);
-	}
 }
 
 static void close_files(struct ta_threads *threads, int index)
@@ -874,7 +946,7 @@ static void tidy_up(struct ta_threads *threads)
 	ta_unlock(&process->offload_lock);
 	if (receive_wanted)
 		receive_all(threads);
-	end_cancelled(ended);
+	end_all(ended);
 	close_files(threads, closing);
 }
 
@@ -960,19 +1032,21 @@ static bool start_keeper(struct ta_threads *threads, bool (*take_table)(struct t
 /* True: files are held in a table of our own. */
 static bool start_with_own_table(struct ta_threads *threads)
 {
-	struct stat status;
+	struct ta_file_identity identity;
 	int ends[2];
 	bool started;
 
 	if (ta_syscall4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return false;
 	threads->sender = ta_high_descriptor(ends[0]);
-	threads->receiver = ends[1];
 	threads->owns_table = true;
-	started = ta_syscall2(SYS_fstat, threads->sender, &status) == 0;
-	threads->sender_inode = status.st_ino;
-	started = started && (start_keeper(threads, take_empty_table) ||
-			      start_keeper(threads, copy_table));
+	started = ta_file_identify(threads->sender, &identity) == 0;
+	threads->sender_inode = identity.inode;
+	threads->receiver = ends[1];
+	if (started && !start_keeper(threads, take_empty_table)) {
+		threads->receiver = ends[1];
+		started = start_keeper(threads, copy_table);
+	}
 	ta_syscall1(SYS_close, ends[1]);
 	if (started) {
 		ta_inherited_add(threads->sender);
@@ -990,15 +1064,14 @@ static bool stay_in_table(struct ta_threads *threads)
 
 int ta_threads_open(struct ta_process *process)
 {
-	struct rlimit limit = { .rlim_cur = 256 };
+	uint64_t limit = ta_descriptor_limit();
 	size_t bytes = sizeof(struct ta_threads) + FILES_MAX * sizeof(struct file);
 	struct ta_threads *threads = ta_pages_alloc(bytes);
 
 	if (!threads)
 		return -ENOMEM;
-	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
 	threads->limit = ta_settings()->threads;
-	threads->file_limit = limit.rlim_cur < FILES_MAX ? (uint32_t)limit.rlim_cur : FILES_MAX;
+	threads->file_limit = limit < FILES_MAX ? (uint32_t)limit : FILES_MAX;
 	threads->file_limit -= threads->file_limit > OWN_DESCRIPTORS ? OWN_DESCRIPTORS : 0;
 	threads->closing = -1;
 	threads->free_file = -1;
@@ -1024,6 +1097,7 @@ int ta_threads_open(struct ta_process *process)
 static void leave_to_keeper(struct ta_threads *threads, struct ta_operation *operation)
 {
 	operation->state = TA_OPERATION_ENDED;
+	operation->ready_result = -ECANCELED;
 	operation->queue_next = threads->ended;
 	threads->ended = operation;
 	ta_unlock(&ta_process()->offload_lock);

@@ -25,10 +25,10 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 
 /* Files held at a time.  The kernel allows no more than RLIMIT_NOFILE. */
-#define HOLDS_MAX 4096
+#define HOLDS_MAX 65536
+#define HOLDS_FEW 1024
 /*
  * Threads of the kernel for what cannot be done without waiting (fsync, FUSE): one slow file must
  * not hold up the rest.
@@ -57,8 +57,10 @@ struct ta_uring {
 	bool asleep; /* the thread waits in the kernel, or is about to */
 	struct ta_operation *queue_head;
 	struct ta_operation *queue_tail;
+	uint32_t hold_limit;
+	uint32_t touched_holds; /* those before have been used */
 	uint32_t free_hold_count;
-	uint32_t free_holds[HOLDS_MAX];
+	uint32_t free_holds[HOLDS_MAX]; /* of the touched ones */
 };
 
 static struct ta_uring *the_uring(void)
@@ -372,22 +374,18 @@ static int make_ring(struct ta_uring *uring)
 	return 0;
 }
 
+/* As many as may be; fewer where the kernel has no memory for the table. */
 static int make_holds(struct ta_uring *uring)
 {
-	struct rlimit limit = { .rlim_cur = 256 };
-	uint32_t count = HOLDS_MAX, i;
+	uint64_t limit = ta_descriptor_limit();
+	uint32_t count = limit < HOLDS_MAX ? (uint32_t)limit : HOLDS_MAX;
 	int result;
 
-	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
-	if (limit.rlim_cur < count)
-		count = (uint32_t)limit.rlim_cur;
-	result = io_uring_register_files_sparse(&uring->ring, count);
-	if (result < 0)
-		return result;
-	for (i = 0; i < count; i++)
-		uring->free_holds[i] = count - 1 - i;
-	uring->free_hold_count = count;
-	return 0;
+	while ((result = io_uring_register_files_sparse(&uring->ring, count)) == -ENOMEM &&
+	       count > HOLDS_FEW)
+		count = HOLDS_FEW;
+	uring->hold_limit = count;
+	return result;
 }
 
 static int make_uring(struct ta_process *process)
@@ -487,11 +485,14 @@ static int capture(int fd)
 	int result;
 
 	ta_lock(&process->offload_lock);
-	if (uring->free_hold_count == 0) {
+	if (uring->free_hold_count > 0) {
+		hold = uring->free_holds[--uring->free_hold_count];
+	} else if (uring->touched_holds < uring->hold_limit) {
+		hold = uring->touched_holds++;
+	} else {
 		ta_unlock(&process->offload_lock);
 		return -ENFILE;
 	}
-	hold = uring->free_holds[--uring->free_hold_count];
 	ta_unlock(&process->offload_lock);
 	result = update_hold(uring, hold, fd);
 	if (result == 1)

@@ -231,7 +231,7 @@ static int check_transfer(struct ta_operation *operation, const struct iocb *ioc
 	if (result == 0)
 		result = check_access(operation, file_flags);
 	if (result == 0 && is_offloaded &&
-	    ta_file_cannot_transfer(iocb->aio_fildes, identity->mode, writes))
+	    ta_file_cannot_transfer(iocb->aio_fildes, identity, writes))
 		result = -EINVAL;
 	if (result == 0)
 		result = copy_buffers(operation, iocb);
@@ -285,6 +285,40 @@ static struct ta_stream *find_or_make_stream(struct ta_process *process,
 	};
 	process->streams = stream;
 	return stream;
+}
+
+/* As many writes as are looked at for a read; behind more than that it waits without a look. */
+#define OVERLAPS_LOOKED_AT 64
+
+static bool overlaps(const struct ta_operation *read, const struct ta_operation *write)
+{
+	int64_t read_end = read->offset + (int64_t)ta_transfer_left(read);
+	int64_t write_end = write->offset + (int64_t)ta_transfer_left(write);
+
+	return write->appends || (read->offset < write_end && write->offset < read_end);
+}
+
+/*
+ * A buffered read in an offloaded context finds what was written before it: if a write to its place
+ * waits in line, so does the read.  offload_lock is held.
+ */
+static void follow_write(struct ta_process *process, struct ta_operation *operation)
+{
+	const struct ta_operation *other;
+	struct ta_stream *stream;
+	unsigned looked_at = 0;
+
+	if (operation->context->mode != TA_CONTEXT_OFFLOADED || operation->is_direct ||
+	    operation->is_sync || operation->stream || !operation->hold)
+		return;
+	stream = find_stream(process, &operation->hold->identity, true);
+	for (other = stream ? stream->head : NULL; other; other = other->next) {
+		if (++looked_at > OVERLAPS_LOOKED_AT || overlaps(operation, other)) {
+			operation->stream = stream;
+			stream->users++;
+			return;
+		}
+	}
 }
 
 /* True if the operation may run now.  offload_lock is held. */
@@ -387,9 +421,8 @@ static bool is_ours(const struct ta_operation *operation, const struct ta_file_i
 	}
 }
 
-/* A pipe, socket or terminal: one request at a time, in order. */
-static int line_up(struct ta_operation *operation, const struct ta_file_identity *identity,
-		   long file_flags)
+static void prepare_for_stream(struct ta_operation *operation,
+			       const struct ta_file_identity *identity, long file_flags)
 {
 	operation->is_stream = true;
 	operation->is_pipe = S_ISFIFO(identity->mode);
@@ -401,21 +434,25 @@ static int line_up(struct ta_operation *operation, const struct ta_file_identity
 	/* An eventfd and its like give so many bytes or none; preadv2 would not ask them. */
 	if ((identity->mode & S_IFMT) == 0 && ta_transfer_left(operation) == 0)
 		operation->refusal = -EINVAL;
-	/* They all share one inode, and have nothing to do with each other. */
-	if ((identity->mode & S_IFMT) == 0)
-		return 0;
-	return prepare_stream(operation, identity);
 }
 
-/* Appends to a file come to stand in it in the order of their submission. */
-static bool appends(const struct ta_operation *operation, const struct ta_file_identity *identity,
-		    long file_flags)
+static bool appends(const struct ta_operation *operation, long file_flags)
 {
-	if (!ta_transfer_is_write(operation) || !S_ISREG(identity->mode))
-		return false;
-	if (operation->flags & RWF_NOAPPEND)
-		return false;
-	return file_flags & O_APPEND || operation->flags & RWF_APPEND;
+	return operation->flags & RWF_APPEND ||
+	       (file_flags & O_APPEND && !(operation->flags & RWF_NOAPPEND));
+}
+
+/*
+ * Kernel AIO carries out a buffered write inside io_submit, so that of two to one place the later
+ * one stays; and appends come to stand in the order of their submission.  The file's lock would let
+ * only one of them write at a time anyway.
+ */
+static bool writes_in_order(const struct ta_operation *operation,
+			    const struct ta_file_identity *identity, long file_flags)
+{
+	return ta_transfer_is_write(operation) &&
+	       (S_ISREG(identity->mode) || S_ISBLK(identity->mode)) &&
+	       (appends(operation, file_flags) || !(file_flags & O_DIRECT));
 }
 
 /*
@@ -427,27 +464,33 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 {
 	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
 	bool is_stream = ta_file_is_stream(iocb->aio_fildes, identity->mode);
+	struct ta_file_identity line = *identity;
+	bool has_line = !is_stream || ta_file_line(iocb->aio_fildes, &line);
 	int result = 0;
 
 	*operation_is_ours = is_offloaded || is_ours(operation, identity, file_flags);
 	if (*operation_is_ours && !is_offloaded && is_stream &&
 	    (file_flags & O_NONBLOCK || operation->nonblocking))
 		/* The kernel does not wait there; it is ours only if it must stand in line. */
-		*operation_is_ours = stream_is_busy(identity, ta_transfer_is_write(operation));
+		*operation_is_ours =
+			has_line && stream_is_busy(&line, ta_transfer_is_write(operation));
 	if (!*operation_is_ours)
 		return 0;
 	operation->is_direct = file_flags & O_DIRECT;
+	operation->appends = ta_transfer_is_write(operation) && appends(operation, file_flags);
 	operation->is_device = S_ISCHR(identity->mode) && !is_stream;
 	if (is_stream)
-		result = line_up(operation, identity, file_flags);
-	else if (is_offloaded && appends(operation, identity, file_flags))
+		prepare_for_stream(operation, identity, file_flags);
+	if (is_stream && has_line)
+		result = prepare_stream(operation, &line);
+	else if (is_offloaded && writes_in_order(operation, identity, file_flags))
 		result = prepare_stream(operation, identity);
 	if (result < 0)
 		return result;
 	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
 			      &operation->hold);
 	if (result == 0 && is_offloaded)
-		result = ta_eventfd_capture(operation, iocb);
+		result = ta_eventfd_capture(operation, operation->resfd);
 	if (result == -ENFILE && !is_offloaded) {
 		/* No place to hold one more file: better slowly than not at all. */
 		*operation_is_ours = false;
@@ -485,7 +528,7 @@ static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb,
 	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
 			      &operation->hold);
 	if (result == 0)
-		result = ta_eventfd_capture(operation, iocb);
+		result = ta_eventfd_capture(operation, operation->resfd);
 	return result == -ENFILE ? -EAGAIN : result;
 }
 
@@ -550,8 +593,6 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 	int result;
 
 	*prepared = NULL;
-	if (context->mode != TA_CONTEXT_OFFLOADED)
-		slot->state = TA_SLOT_KERNEL;
 	if (!offloader)
 		return context->mode == TA_CONTEXT_OFFLOADED ? -EAGAIN : 0;
 	operation = new_operation(context, slot, offloader);
@@ -562,7 +603,6 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 		ta_operation_discard(operation);
 		return result;
 	}
-	slot->state = TA_SLOT_SUBMITTING;
 	*prepared = operation;
 	return 0;
 }
@@ -591,8 +631,7 @@ static void arm_signal(struct ta_operation *operation)
 {
 	ta_proxy_arm(operation);
 	if (!operation->has_proxy && operation->offloader)
-		(void)ta_hold_take_alone(operation->offloader, operation->resfd,
-					 &operation->eventfd);
+		(void)ta_eventfd_capture(operation, operation->resfd);
 }
 
 /*
@@ -619,11 +658,11 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 		operation->slot->operation = operation;
 		operation->slot->state = TA_SLOT_OPERATION;
 	}
-	if (operation->stream) {
-		ta_lock(&process->offload_lock);
+	ta_lock(&process->offload_lock);
+	follow_write(process, operation);
+	if (operation->stream)
 		runs = join_stream(operation);
-		ta_unlock(&process->offload_lock);
-	}
+	ta_unlock(&process->offload_lock);
 	if (operation->is_stream && operation->slot->epoch) {
 		/* What cannot be synchronized must hold up no fsync, and may never end. */
 		ta_epoch_leave(context, operation->slot->epoch, &work);
@@ -684,10 +723,12 @@ void ta_operation_start(struct ta_operation *operation)
 {
 	bool at_once = operation->context->mode == TA_CONTEXT_OFFLOADED && operation->is_stream &&
 		       operation->nonblocking;
-	bool runs = ta_operation_enroll(operation, operation->is_ready ? TA_OPERATION_ENDED
-								       : TA_OPERATION_QUEUED);
+	bool is_ready = operation->is_ready;
+	bool runs =
+		ta_operation_enroll(operation, is_ready ? TA_OPERATION_ENDED : TA_OPERATION_QUEUED);
 
-	if (operation->is_ready)
+	/* Unless it is for this thread to run, the operation may be over, and another by now. */
+	if (is_ready)
 		end_at_once(operation, operation->ready_result);
 	else if (runs && at_once && begin_at_once(operation))
 		end_at_once(operation, do_at_once(operation));
@@ -860,14 +901,13 @@ int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb)
 	return ta_file_eventfd((int)iocb->u.c.resfd, &unused_identity);
 }
 
-/* Takes hold of the program's eventfd for the end of the operation. */
-int ta_eventfd_capture(struct ta_operation *operation, const struct iocb *iocb)
+/* Takes hold of the program's eventfd, if the operation has one (not -1), for its end. */
+int ta_eventfd_capture(struct ta_operation *operation, int fd)
 {
 	struct ta_file_identity identity;
-	int fd = (int)iocb->u.c.resfd;
 	int result;
 
-	if (!(iocb->u.c.flags & IOCB_FLAG_RESFD))
+	if (fd < 0)
 		return 0;
 	result = ta_file_eventfd(fd, &identity);
 	if (result < 0)

@@ -255,6 +255,18 @@ void ta_message_bell(struct ta_context *context)
 	call_messenger(process);
 }
 
+/* The operation has its event, and an eventfd of which nothing is held: it has its number alone. */
+void ta_message_signal(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	ta_lock(&process->offload_lock);
+	operation->queue_next = process->message_signals;
+	process->message_signals = operation;
+	ta_unlock(&process->offload_lock);
+	call_messenger(process);
+}
+
 /* The ring thread has work. */
 void ta_message_doorbell(void)
 {
@@ -285,10 +297,22 @@ static void ring_bells(struct ta_process *process, struct ta_context *context)
 	ta_unlock(&context->lock);
 }
 
+static void signal_by_number(struct ta_operation *operation)
+{
+	struct ta_operation *following;
+
+	for (; operation; operation = following) {
+		following = operation->queue_next;
+		ta_eventfd_signal(operation->context, operation->resfd);
+		ta_complete_end(operation);
+	}
+}
+
 static void *messenger(void *argument)
 {
 	struct ta_process *process = argument;
 	struct ta_context *context, *following;
+	struct ta_operation *signals;
 	bool doorbell, assist;
 	uint32_t seen;
 
@@ -298,6 +322,8 @@ static void *messenger(void *argument)
 		doorbell = process->message_doorbell;
 		assist = process->message_assist;
 		context = process->message_head;
+		signals = process->message_signals;
+		process->message_signals = NULL;
 		process->message_doorbell = false;
 		process->message_assist = false;
 		process->message_head = NULL;
@@ -306,6 +332,7 @@ static void *messenger(void *argument)
 			ta_uring_ring_doorbell();
 		if (assist)
 			ta_assist_start();
+		signal_by_number(signals);
 		for (; context; context = following) {
 			following = context->message_next;
 			ring_bells(process, context);

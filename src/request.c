@@ -71,7 +71,7 @@ static long bytes_asked(const struct iocb *iocb)
 
 	if (iocb->aio_lio_opcode == IO_CMD_PREAD)
 		return iocb->u.c.nbytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX
-							 : (long)iocb->u.c.nbytes;
+							  : (long)iocb->u.c.nbytes;
 	for (i = 0; i < count && count <= TA_VECTOR_MAX; i++) {
 		if (!ta_copy_in(&vector, &iocb->u.v.vec[i], sizeof(vector)) ||
 		    (long)vector.iov_len < 0)
@@ -122,8 +122,8 @@ static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot,
 	 * A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we
 	 * do not know.
 	 */
-	unsigned routable = descriptor->file_class == TA_FILE_STREAM ? STREAM_FLAGS
-								     : ROUTABLE_FLAGS;
+	unsigned routable =
+		descriptor->file_class == TA_FILE_STREAM ? STREAM_FLAGS : ROUTABLE_FLAGS;
 	bool plain = (slot->iocb.aio_rw_flags & ~routable) == 0;
 
 	if (!plain || !ta_offload_possible())
@@ -515,6 +515,14 @@ static int prepare_one(struct batch *batch, struct ta_slot *slot, struct ta_oper
 	return ta_operation_prepare(batch->context, slot, operation);
 }
 
+/* Under the lock, because a destroyer looks at what its slots are. */
+static void hand_to_kernel(struct ta_context *context, struct ta_slot *slot)
+{
+	ta_lock(&context->lock);
+	slot->state = TA_SLOT_KERNEL;
+	ta_unlock(&context->lock);
+}
+
 /*
  * Returns the number of elements that may go on; batch->error says why it is fewer than there were.
  */
@@ -542,6 +550,8 @@ static long prepare(struct mixed *mixed)
 			mixed->operations_end = &operation->next;
 			continue;
 		}
+		if (slot->state != TA_SLOT_KERNEL)
+			hand_to_kernel(batch->context, slot);
 		mixed->position[mixed->kernel_count] = (uint16_t)i;
 		mixed->kernel[mixed->kernel_count++] = slot;
 	}
@@ -725,6 +735,10 @@ void ta_complete(struct ta_operation *operation, long result)
 		operation->offloader->signal(operation);
 		return;
 	}
+	if (signals && ta_thread.is_foreign && !operation->has_proxy) {
+		ta_message_signal(operation);
+		return;
+	}
 	if (signals)
 		ta_proxy_fire(operation);
 	ta_complete_end(operation);
@@ -838,7 +852,7 @@ static void follow_miss(struct ta_context *context, struct ta_slot *slot)
 		uint8_t flags = slot->flags;
 
 		slot->flags = 0;
-		slot->state = TA_SLOT_KERNEL;
+		hand_to_kernel(context, slot);
 		if (ta_kaio_submit(context->kernel_handle, 1, &list) == 1)
 			return;
 		slot->flags = flags;

@@ -116,11 +116,10 @@ void ta_log(const char *format, ...)
 
 static uint64_t inherited_entry(int fd)
 {
-	struct stat status;
-	bool is_socket = ta_syscall2(SYS_fstat, fd, &status) == 0 && S_ISSOCK(status.st_mode);
+	struct ta_file_identity identity;
+	bool is_socket = ta_file_identify(fd, &identity) == 0 && S_ISSOCK(identity.mode);
 
-	return (is_socket ? (uint64_t)status.st_ino << INHERITED_INODE_SHIFT : 0) |
-	       ((uint64_t)fd + 1);
+	return (is_socket ? identity.inode << INHERITED_INODE_SHIFT : 0) | ((uint64_t)fd + 1);
 }
 
 void ta_inherited_add(int fd)
@@ -202,15 +201,14 @@ TA_COLD struct ta_process *ta_process_enter_slow(void)
 		process = map_process();
 	if (!process)
 		return NULL;
+	/* As with a lock: a handler that interrupts this thread here must not wait for it. */
+	ta_thread_enter();
 	if (atomic_compare_exchange_strong(&process->ready, &state, 1)) {
 		set_up();
 		atomic_store(&process->ready, 2);
-		return process;
 	}
-	/*
-	 * Another thread is at it.  It needs microseconds and takes no lock that this thread could
-	 * hold.
-	 */
+	ta_thread_leave();
+	/* Another thread is at it, or it is done.  It needs microseconds. */
 	while (atomic_load(&process->ready) != 2)
 		sched_yield();
 	return process;
@@ -229,15 +227,43 @@ static const struct ta_offloader *choose(struct ta_process *process)
 	return NULL;
 }
 
-static const struct ta_offloader *open_first(struct ta_process *process)
-{
-	const struct ta_offloader *offloader = choose(process);
+/* What is refused now may be had later: descriptors and threads come and go. */
+#define RETRY_NS 1000000000LL
 
+static const struct ta_offloader *settle(struct ta_process *process,
+					 const struct ta_offloader *offloader)
+{
 	atomic_store(&process->offloader, offloader);
-	atomic_store(&process->offload_state,
-		     offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
+	atomic_store(&process->offload_retry_ns, ta_tick_ns() + RETRY_NS);
+	atomic_store(&process->offload_state, offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
 	ta_futex_wake(&process->offload_state, INT32_MAX);
 	return offloader;
+}
+
+bool ta_offload_possible(void)
+{
+	struct ta_process *process = ta_process();
+
+	/* relaxed: a guess, which ta_offload_open makes sure of. */
+	return atomic_load_explicit(&process->offload_state, memory_order_relaxed) !=
+		       TA_OFFLOAD_REFUSED ||
+	       ta_tick_ns() >=
+		       atomic_load_explicit(&process->offload_retry_ns, memory_order_relaxed);
+}
+
+/* In the given state, tries to get an offloader: true if this thread has done so. */
+static bool try_from(struct ta_process *process, uint32_t state)
+{
+	bool is_first;
+
+	/* As with a lock: a handler that interrupts this thread here must not wait for it. */
+	ta_thread_enter();
+	is_first = atomic_compare_exchange_strong(&process->offload_state, &state,
+						  TA_OFFLOAD_BEING_TRIED);
+	if (is_first)
+		settle(process, choose(process));
+	ta_thread_leave();
+	return is_first;
 }
 
 const struct ta_offloader *ta_offload_open(void)
@@ -249,20 +275,13 @@ const struct ta_offloader *ta_offload_open(void)
 		state = atomic_load(&process->offload_state);
 		if (ta_likely(state == TA_OFFLOAD_THERE))
 			return atomic_load(&process->offloader);
-		if (state == TA_OFFLOAD_REFUSED)
-			return NULL;
 		if (state == TA_OFFLOAD_BEING_TRIED)
 			ta_futex_wait(&process->offload_state, state, TA_NO_DEADLINE);
-		else if (atomic_compare_exchange_strong(&process->offload_state, &state,
-							TA_OFFLOAD_BEING_TRIED))
-			return open_first(process);
+		else if (!ta_offload_possible())
+			return NULL;
+		else
+			try_from(process, state);
 	}
-}
-
-bool ta_offload_possible(void)
-{
-	return atomic_load_explicit(&ta_process()->offload_state, memory_order_relaxed) !=
-	       TA_OFFLOAD_REFUSED;
 }
 
 /* What runs goes on: the program has closed a descriptor that takes hold of files, no more. */
@@ -271,19 +290,19 @@ void ta_offload_lost(const struct ta_offloader *offloader)
 	struct ta_process *process = ta_process();
 	uint32_t state = TA_OFFLOAD_THERE;
 
+	ta_thread_enter();
 	if (atomic_load(&process->offloader) != offloader ||
 	    !atomic_compare_exchange_strong(&process->offload_state, &state,
-					    TA_OFFLOAD_BEING_TRIED))
+					    TA_OFFLOAD_BEING_TRIED)) {
+		ta_thread_leave();
 		return;
+	}
 	ta_log("offloader: the program has closed a descriptor of %s; it takes no more requests",
 	       offloader->name);
-	offloader = offloader == &ta_uring_offloader &&
-				    ta_settings()->engine != TA_ENGINE_URING &&
+	offloader = offloader == &ta_uring_offloader && ta_settings()->engine != TA_ENGINE_URING &&
 				    ta_threads_open(process) == 0
 			    ? &ta_threads_offloader
 			    : NULL;
-	atomic_store(&process->offloader, offloader);
-	atomic_store(&process->offload_state,
-		     offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
-	ta_futex_wake(&process->offload_state, INT32_MAX);
+	settle(process, offloader);
+	ta_thread_leave();
 }

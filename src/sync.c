@@ -134,8 +134,8 @@ static int join_as_request(struct ta_context *context, struct ta_slot *slot)
 	struct ta_epoch *open;
 	int result = 0;
 
-	slot->state = TA_SLOT_KERNEL;
 	ta_lock(&context->lock);
+	slot->state = TA_SLOT_KERNEL;
 	descriptor = ta_descriptor_of(context, slot->iocb.aio_fildes);
 	open = descriptor ? descriptor->open : NULL;
 	if (!descriptor || ta_epoch_open(context, descriptor) < 0) {
@@ -258,7 +258,7 @@ static int capture(struct ta_operation *operation, const struct iocb *iocb)
 		return -EAGAIN;
 	result = ta_hold_take_alone(operation->offloader, iocb->aio_fildes, &operation->hold);
 	if (result == 0 && operation->context->mode == TA_CONTEXT_OFFLOADED)
-		result = ta_eventfd_capture(operation, iocb);
+		result = ta_eventfd_capture(operation, operation->resfd);
 	return result == -ENFILE ? -EAGAIN : result;
 }
 
@@ -425,7 +425,9 @@ bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *work)
 	struct ta_process *process = ta_process();
 
 	ta_lock(&process->barrier_lock);
-	if (!operation->sync || operation->sync->state != TA_SYNC_WAITING) {
+	/* Its io_submit may still be at it: what is not armed is not cancelled. */
+	if (!operation->sync || operation->sync->state != TA_SYNC_WAITING ||
+	    !operation->sync->armed) {
 		ta_unlock(&process->barrier_lock);
 		return false;
 	}

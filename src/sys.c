@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 __thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
 
@@ -115,4 +116,16 @@ unsigned ta_possible_cpus(void)
 						      : 0;
 	atomic_store(&known, last + 1);
 	return last + 1;
+}
+
+uint64_t ta_descriptor_limit(void)
+{
+	/* The kernel's, whose members have 64 bits on every machine. */
+	struct {
+		uint64_t current;
+		uint64_t maximum;
+	} limit = { .current = 256 };
+
+	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+	return limit.current;
 }

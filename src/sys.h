@@ -128,6 +128,19 @@ static inline void ta_unlock(struct ta_lock *lock)
 	ta_thread.locks_held--;
 }
 
+/* Around what is no lock but must be as safe from the thread's own signal handlers. */
+static inline void ta_thread_enter(void)
+{
+	ta_thread.locks_held++;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void ta_thread_leave(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	ta_thread.locks_held--;
+}
+
 /* True in a signal handler that interrupted this thread between a lock and its release. */
 static inline bool ta_thread_is_inside(void)
 {
@@ -165,6 +178,8 @@ static inline int64_t ta_tick_ns(void)
 }
 
 TA_HIDDEN unsigned ta_possible_cpus(void);
+/* RLIMIT_NOFILE as it is now. */
+TA_HIDDEN uint64_t ta_descriptor_limit(void);
 
 /* Zeroed pages that a forked child does not get; NULL when there is no memory. */
 TA_HIDDEN void *ta_pages_alloc(size_t bytes);
