@@ -354,6 +354,7 @@ bool intended_late_error(long res);
 #define DONT_CACHE 0x80
 unsigned intended_rw_flags(int fd, unsigned flags);
 int intended_poll_events(enum target target, int events);
+bool intended_cancel_is_clear(unsigned candidates);
 bool intended_cancellable(const struct request *request);
 const char *intended_difference(const struct observation *reference,
 				const struct observation *library);

@@ -95,6 +95,15 @@ bool intended_late_error(long res)
 	return res == -EINVAL || res == -EOPNOTSUPP;
 }
 
+/*
+ * cancelled: is it clear which request is meant?  Of several at one address the oldest is, that has
+ * not begun.
+ */
+bool intended_cancel_is_clear(unsigned candidates)
+{
+	return uses_kernel_aio || candidates <= 1;
+}
+
 /* cancelled: may it be asked for while the request is in flight? */
 bool intended_cancellable(const struct request *request)
 {

@@ -624,14 +624,19 @@ static void run_wait(struct run *run, const struct operation *operation)
 /* May the request at this address be cancelled without a visible trace of how far it came? */
 static bool cancel_is_determined(const struct run *run, const struct operation *operation)
 {
+	unsigned candidates = 0;
+
 	for (unsigned i = 0; i < run->request_count; i++) {
 		const struct request *request = &run->requests[i];
 
-		if (request->of_this_period && request->address == operation->cancel.address &&
-		    request->context == operation->handle && !intended_cancellable(request))
+		if (request->address != operation->cancel.address ||
+		    request->context != operation->handle)
+			continue;
+		if (request->of_this_period && !intended_cancellable(request))
 			return false;
+		candidates += request->of_this_period || request->is_poll;
 	}
-	return true;
+	return intended_cancel_is_clear(candidates);
 }
 
 static void observe_cancel(struct run *run, unsigned context, struct iocb *address, int result,
