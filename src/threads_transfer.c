@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carrying out reads, writes and fsyncs by system calls, on a worker.  At a position a call may wait
+ * for the disk.  A stream is never waited for: where the kernel cannot be told so, it is asked first
+ * whether the stream is ready, and given no more than it takes then.
+ */
+#include "threads.h"
+
+#include <poll.h>
+#include <sys/stat.h>
+
+#ifndef RWF_HIPRI
+#define RWF_HIPRI 0x00000001
+#endif
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+
+/*
+ * What a terminal or an old kernel's pipe takes without waiting when it says that it takes any.
+ */
+#define TERMINAL_CHUNK 128
+#define PIPE_CHUNK 4096
+#define CHUNK_PARTS 16
+
+static long read_or_write(const struct ta_operation *operation, int number,
+			  const struct iovec *vector, unsigned count, int64_t offset, int flags)
+{
+	long call = ta_transfer_is_write(operation) ? SYS_pwritev2 : SYS_preadv2;
+	long high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
+	long result;
+
+	do
+		result = ta_syscall(call, number, (long)vector, (long)count, (long)offset, high,
+				    flags & ~RWF_HIPRI);
+	while (result == -EINTR);
+	return result;
+}
+
+/* What is left of the vector, by position; by the file's own where it has none to be given. */
+static long transfer_rest(struct ta_operation *operation, int number, int flags)
+{
+	const struct iovec *vector = operation->vector + operation->vector_skipped;
+	unsigned count = operation->vector_count - operation->vector_skipped;
+	int64_t offset = operation->offset + (int64_t)operation->transferred;
+	long result;
+
+	if (operation->is_stream)
+		return read_or_write(operation, number, vector, count, -1, flags);
+	result = read_or_write(operation, number, vector, count, offset, flags);
+	return result == -ESPIPE ? read_or_write(operation, number, vector, count, -1, flags)
+				 : result;
+}
+
+static long transfer_at_position(struct ta_operation *operation, int number)
+{
+	long result = transfer_rest(operation, number, operation->flags);
+	struct iovec aligned;
+
+	if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
+	    ta_transfer_bounce(operation)) {
+		aligned = (struct iovec){ operation->bounce, operation->bounce_bytes };
+		result = read_or_write(operation, number, &aligned, 1,
+				       operation->offset + (int64_t)operation->transferred -
+					       (int64_t)operation->bounce_skip,
+				       0);
+		result = ta_transfer_unbounce(operation, result);
+	}
+	return result;
+}
+
+/* The first parts of the vector, no more than so many bytes. */
+static unsigned first_bytes(const struct ta_operation *operation, size_t bytes, struct iovec *parts)
+{
+	unsigned from = operation->vector_skipped, count = 0;
+
+	while (from < operation->vector_count && count < CHUNK_PARTS && bytes > 0) {
+		parts[count] = operation->vector[from++];
+		if (parts[count].iov_len > bytes)
+			parts[count].iov_len = bytes;
+		bytes -= parts[count++].iov_len;
+	}
+	return count;
+}
+
+/*
+ * A stream that cannot be told not to wait: terminals, and pipes before Linux 6.4.  It is asked
+ * first, and given no more than it takes then.
+ */
+static long transfer_when_ready(struct ta_operation *operation, int number, uint16_t events)
+{
+	struct iovec parts[CHUNK_PARTS];
+	struct ta_file_identity identity;
+	size_t chunk = PIPE_CHUNK;
+	unsigned count;
+
+	if (operation->nonblocking)
+		return transfer_rest(operation, number, 0);
+	if (ta_file_poll(number, events) == 0)
+		return -EAGAIN;
+	if (!ta_transfer_is_write(operation))
+		return transfer_rest(operation, number, 0);
+	if (ta_file_identify(number, &identity) < 0 || S_ISCHR(identity.mode))
+		chunk = TERMINAL_CHUNK;
+	count = first_bytes(operation, chunk, parts);
+	return read_or_write(operation, number, parts, count, -1, 0);
+}
+
+/* One attempt, which does not wait. */
+static long transfer_on_stream(struct ta_operation *operation, int number, uint16_t events)
+{
+	long result;
+
+	if (operation->refusal)
+		return operation->refusal;
+	if (operation->is_socket)
+		return ta_transfer_on_socket(operation, number);
+	result = transfer_rest(operation, number, operation->flags | RWF_NOWAIT);
+	if (result == -EOPNOTSUPP)
+		return transfer_when_ready(operation, number, events);
+	return result;
+}
+
+/* True: *result is the end of it.  False: it is parked, and in other hands. */
+bool ta_threads_carry_out_stream(struct ta_threads *threads, struct ta_operation *operation,
+				 int number, long *result)
+{
+	bool writes = ta_transfer_is_write(operation);
+	uint16_t events = writes ? POLLOUT : POLLIN;
+	bool may_wait = !operation->nonblocking && !(operation->flags & RWF_NOWAIT);
+
+	for (;;) {
+		*result = transfer_on_stream(operation, number, events);
+		if (*result == -EAGAIN && may_wait) {
+			*result = -ECANCELED;
+			return !ta_threads_park(threads, operation, events);
+		}
+		if (*result <= 0 || !writes || !may_wait)
+			return true;
+		ta_transfer_skip(operation, (size_t)*result);
+		if (ta_transfer_left(operation) == 0)
+			return true;
+		operation->transferred += (size_t)*result;
+	}
+}
+
+long ta_threads_carry_out_file(struct ta_operation *operation, int number)
+{
+	const long which_process = 1, this_thread = 0;
+	long before = 0, result;
+
+	if (operation->is_sync)
+		return ta_syscall1(operation->sync->group_data_only ? SYS_fdatasync : SYS_fsync,
+				   number);
+	if (operation->io_priority) {
+		before = ta_syscall2(SYS_ioprio_get, which_process, this_thread);
+		ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
+	}
+	result = transfer_at_position(operation, number);
+	if (operation->io_priority && before >= 0)
+		ta_syscall3(SYS_ioprio_set, which_process, this_thread, before);
+	return result;
+}
