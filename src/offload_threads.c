@@ -11,8 +11,8 @@
  * The *keeper* made the table and starts the other threads, so that they share it; it also ends
  * what was cancelled, because no worker may be free to do so.  *Workers* carry out operations, in
  * order of submission within a file.  Their number grows while operations are queued and nobody is
- * idle, and shrinks when they are.  One file can take half of the workers that others leave, never
- * all: a file that hangs leaves the rest alone.  No worker waits for a pipe, a socket or a terminal:
+ * idle, and shrinks when they are.  One file, by however many descriptors, can take half of the
+ * workers that others leave, never all: a file that hangs leaves the rest alone.  No worker waits for a pipe, a socket or a terminal:
  * an operation that finds nothing there is *parked*, and the *poller* queues it again when its file
  * is ready.  A POLL request is nothing but parked.
  *
@@ -72,14 +72,25 @@ static void queue_remove(struct ta_threads_file *file, struct ta_operation *oper
 
 /* ---- who may run ----------------------------------------------------------------------------- */
 
+/*
+ * Whose share an operation takes: its file's; an fsync has one beside it, because it waits for no
+ * later request.
+ */
+static uint32_t share_of(const struct ta_threads_file *file, const struct ta_operation *operation)
+{
+	return 2 * file->group + (operation->is_sync ? 1 : 0);
+}
+
 /* Half of the workers that other files leave, and one at least. */
 static bool may_run(const struct ta_threads *threads, const struct ta_threads_file *file)
 {
-	uint32_t others = threads->running - file->running;
+	uint32_t own =
+		file->queue_head ? threads->group_running[share_of(file, file->queue_head)] : 0;
+	uint32_t others = threads->running - own;
 	uint32_t left = threads->limit > others ? threads->limit - others : 0;
 	uint32_t share = (left + 1) / 2;
 
-	return file->queue_head && file->running < (share > 0 ? share : 1);
+	return file->queue_head && own < (share > 0 ? share : 1);
 }
 
 static bool has_work(const struct ta_threads *threads)
@@ -133,7 +144,7 @@ static struct ta_operation *next_operation(struct ta_threads *threads)
 	operation = file->queue_head;
 	queue_remove(file, operation);
 	take_turn(threads, file, previous);
-	file->running++;
+	threads->group_running[share_of(file, operation)]++;
 	threads->running++;
 	threads->begun++;
 	if (operation->state != TA_OPERATION_RUNNING) {
@@ -172,6 +183,7 @@ void ta_threads_announce_work(struct ta_threads *threads)
 static void carry_out(struct ta_threads *threads, struct ta_operation *operation)
 {
 	struct ta_threads_file *file = ta_threads_file_of(threads, operation);
+	uint32_t group = share_of(file, operation);
 	int number = ta_threads_number(threads, file);
 	struct ta_process *process = ta_process();
 	bool is_over = true;
@@ -190,7 +202,7 @@ static void carry_out(struct ta_threads *threads, struct ta_operation *operation
 	ta_lock(&process->offload_lock);
 	if (is_over)
 		operation->state = TA_OPERATION_ENDED;
-	file->running--;
+	threads->group_running[group]--;
 	threads->running--;
 	ta_unlock(&process->offload_lock);
 	if (is_over)

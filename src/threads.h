@@ -16,6 +16,9 @@
 /* Files held at a time; fewer where RLIMIT_NOFILE is lower. */
 #define TA_THREADS_FILES_MAX 65536u
 
+/* Files are told apart by inode for their shares of the workers; some share one by chance. */
+#define TA_THREADS_GROUPS 1024u
+
 /* In place of a descriptor: in the socket; or lost, because the table had no room for it. */
 #define TA_NUMBER_COMING (-1)
 #define TA_NUMBER_LOST (-2)
@@ -26,7 +29,7 @@
 struct ta_threads_file {
 	_Atomic int number; /* in the table; receive_lock, or nobody else knows the file yet */
 	int next; /* index of the next free, or to be closed */
-	uint32_t running; /* of its operations, with workers */
+	uint32_t group; /* the same for all that refer to one inode */
 	bool is_listed; /* has queued operations, and stands in the list of such files */
 	bool is_watched; /* known to epoll */
 	bool is_arming; /* a thread is telling epoll what to watch for */
@@ -50,6 +53,7 @@ struct ta_threads {
 	_Atomic uint32_t state; /* of the keeper: enum keeper_state */
 
 	uint32_t limit; /* workers at most */
+	uint32_t group_running[2 * TA_THREADS_GROUPS]; /* transfers and fsyncs with workers */
 	uint32_t workers;
 	uint32_t idle;
 	uint32_t running;

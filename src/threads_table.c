@@ -152,6 +152,17 @@ static void put_file(struct ta_threads *threads, int index)
 	ta_unlock(&process->offload_lock);
 }
 
+static uint32_t group_of(int fd)
+{
+	struct ta_file_identity identity;
+	uint64_t hash;
+
+	if (ta_file_identify(fd, &identity) < 0)
+		return 0;
+	hash = (identity.inode ^ identity.device << 20) * 0x9e3779b97f4a7c15u;
+	return (uint32_t)(hash >> 32) % TA_THREADS_GROUPS;
+}
+
 int ta_threads_capture(int fd)
 {
 	struct ta_threads *threads = ta_threads_get();
@@ -160,6 +171,7 @@ int ta_threads_capture(int fd)
 
 	if (index < 0)
 		return index;
+	threads->files[index].group = group_of(fd);
 	if (!threads->owns_table) {
 		/* Then the number must do: what it means when the operation is carried out. */
 		atomic_store(&threads->files[index].number, fd);
