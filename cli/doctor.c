@@ -311,9 +311,8 @@ static void print_features(const struct ta_features *features)
 	       yes_or_no(features->rwf_nowait), yes_or_no(features->rwf_dontcache));
 	printf("  io_pgetevents: %s, IO_CMD_POLL: %s\n", yes_or_no(features->io_pgetevents),
 	       yes_or_no(features->io_cmd_poll));
-	printf("  close_range with CLOSE_RANGE_UNSHARE: %s, unshare(CLONE_FILES): %s, kcmp: %s\n",
-	       yes_or_no(features->close_range_unshare), yes_or_no(features->unshare_files),
-	       yes_or_no(features->kcmp));
+	printf("  close_range with CLOSE_RANGE_UNSHARE: %s, unshare(CLONE_FILES): %s\n",
+	       yes_or_no(features->close_range_unshare), yes_or_no(features->unshare_files));
 }
 
 static void print_route(const struct system_facts *system, const char *what, enum route route)

@@ -181,7 +181,6 @@ static struct json_object *features_object(const struct ta_features *features)
 	add_truth(object, "io_cmd_poll", features->io_cmd_poll);
 	add_truth(object, "close_range_unshare", features->close_range_unshare);
 	add_truth(object, "unshare_files", features->unshare_files);
-	add_truth(object, "kcmp", features->kcmp);
 	return object;
 }
 

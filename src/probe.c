@@ -20,7 +20,6 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
-#include <linux/kcmp.h>
 #include <linux/time_types.h>
 #include <liburing/io_uring.h>
 #include <pthread.h>
@@ -705,14 +704,12 @@ static void feature_kernel_aio(struct ta_features *features)
 void ta_probe_features(struct ta_features *features)
 {
 	struct thread_trial trial;
-	long pid = ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
 
-	*features = (struct ta_features){ -1, -1, -1, -1, -1, -1, -1 };
+	*features = (struct ta_features){ -1, -1, -1, -1, -1, -1 };
 	feature_read_flags(features);
 	feature_kernel_aio(features);
 	if (run_thread(&trial) == 0) {
 		features->close_range_unshare = trial.close_range == 0;
 		features->unshare_files = trial.unshare == 0;
 	}
-	features->kcmp = is_there(ta_syscall5(SYS_kcmp, pid, pid, KCMP_VM, 0, 0));
 }

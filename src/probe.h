@@ -94,7 +94,6 @@ struct ta_features {
 	int rwf_nowait, rwf_dontcache; /* for reads of the program's own file */
 	int io_pgetevents, io_cmd_poll;
 	int close_range_unshare, unshare_files;
-	int kcmp;
 };
 
 TA_HIDDEN void ta_probe_look(struct ta_evidence *evidence);

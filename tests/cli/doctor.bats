@@ -322,11 +322,10 @@ doctor_without()
 
 @test "features that are refused" {
 	require_health "kernel AIO"
-	doctor_without 0 preadv2:ENOSYS io_pgetevents:ENOSYS kcmp:ENOSYS io_submit:EINVAL
-	is '.features | [.rwf_nowait, .rwf_dontcache, .io_pgetevents, .kcmp, .io_cmd_poll] | unique | @json' '[false]'
+	doctor_without 0 preadv2:ENOSYS io_pgetevents:ENOSYS io_submit:EINVAL
+	is '.features | [.rwf_nowait, .rwf_dontcache, .io_pgetevents, .io_cmd_poll] | unique | @json' '[false]'
 	says "RWF_NOWAIT: no, RWF_DONTCACHE: no"
 	says "io_pgetevents: no, IO_CMD_POLL: no"
-	says "kcmp: no"
 }
 
 @test "the user has too many processes" {
@@ -553,7 +552,7 @@ END
 	local rules
 
 	require_without
-	for rules in "kcmp:EPERM" "io_setup:EPERM" "io_setup:EAGAIN" "io_setup:ENOSYS io_uring_setup:EPERM" \
+	for rules in "io_pgetevents:EPERM" "io_setup:EPERM" "io_setup:EAGAIN" "io_setup:ENOSYS io_uring_setup:EPERM" \
 		"io_setup:EPERM io_uring_register/1=13:EINVAL" "io_setup:EPERM clone3:EPERM clone:EPERM"; do
 		rm -f log copy
 		# shellcheck disable=SC2086 # rules are words

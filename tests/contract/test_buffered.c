@@ -711,3 +711,172 @@ CASE(reads_and_writes_through_the_cache_see_each_other)
 	free_context(ctx);
 	close(file);
 }
+
+/*
+ * Requests on one place that are in flight together.  The kernel carries out buffered writes inside
+ * io_submit, one after the other; programs that wait for none of them rely on what that leaves.
+ */
+
+enum { IN_FLIGHT = 4, WRITE_BYTES_MAX = 256 << 10 };
+
+static char *written[IN_FLIGHT], *read_back;
+
+static void take_buffers(void)
+{
+	for (int i = 0; i < IN_FLIGHT; i++)
+		written[i] = aligned_buffer(WRITE_BYTES_MAX);
+	read_back = aligned_buffer(WRITE_BYTES_MAX);
+}
+
+static void free_buffers(void)
+{
+	for (int i = 0; i < IN_FLIGHT; i++)
+		free(written[i]);
+	free(read_back);
+}
+
+/* 4 KiB to 256 KiB, another one each time. */
+static size_t bytes_of(int round, int request)
+{
+	return (size_t)(1 + (round * 29 + request * 37) % 64) * PAGE;
+}
+
+static char mark_of(int round, int request)
+{
+	return (char)(1 + (round * IN_FLIGHT + request) % 250);
+}
+
+static void prepare_writes(struct iocb *iocbs, int file, int round, int count)
+{
+	for (int i = 0; i < count; i++) {
+		size_t bytes = bytes_of(round, i);
+
+		memset(written[i], mark_of(round, i), bytes);
+		io_prep_pwrite(&iocbs[i], file, written[i], bytes, PAGE);
+	}
+}
+
+static void submit_in_order(io_context_t ctx, struct iocb *iocbs, int count, bool in_one_batch)
+{
+	for (int i = 0, batch = in_one_batch ? count : 1; i < count; i += batch)
+		expect_all_submitted(ctx, iocbs + i, batch, HERE);
+}
+
+/* Each request's event, in any order, with the whole count. */
+static void take_whole(io_context_t ctx, const struct iocb *iocbs, int count, int round)
+{
+	bool seen[IN_FLIGHT + 1] = { false };
+
+	for (int i = 0; i < count; i++) {
+		struct io_event event = take_event(ctx, HERE);
+		long which = event.obj - iocbs;
+
+		ck_assert(which >= 0 && which < count && !seen[which]);
+		ck_assert_msg(event.res == iocbs[which].u.c.nbytes, "round %d, request %ld: %ld",
+			      round, which, (long)event.res);
+		seen[which] = true;
+	}
+}
+
+/* What the writes leave when they come one after the other. */
+static void expect_left_by(const char *found, size_t bytes, int round, int count)
+{
+	size_t good = 0;
+
+	for (; good < bytes; good++) {
+		int last = count - 1;
+
+		while (last > 0 && bytes_of(round, last) <= good)
+			last--;
+		if (found[good] != mark_of(round, last))
+			break;
+	}
+	ck_assert_msg(good == bytes, "round %d: byte %zu of %zu is not the last write's", round,
+		      good, bytes);
+}
+
+CASE(of_writes_to_one_place_the_last_one_stays)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(0);
+
+	take_buffers();
+	for (int round = 0; round < 100; round++) {
+		struct iocb iocbs[IN_FLIGHT];
+		int count = 2 + round % (IN_FLIGHT - 1);
+		size_t first = bytes_of(round, 0);
+
+		prepare_writes(iocbs, file, round, count);
+		submit_in_order(ctx, iocbs, count, round % 2);
+		take_whole(ctx, iocbs, count, round);
+		ck_assert_int_eq(pread(file, read_back, first, PAGE), (ssize_t)first);
+		expect_left_by(read_back, first, round, count);
+	}
+	free_context_without_events(ctx, HERE);
+	free_buffers();
+	close(file);
+}
+
+CASE(a_read_behind_a_write_finds_what_was_written)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(PAGE + WRITE_BYTES_MAX), reader = reopen_file(file, O_RDONLY);
+
+	take_buffers();
+	for (int round = 0; round < 100; round++) {
+		struct iocb iocbs[IN_FLIGHT + 1];
+		int count = 1 + round % IN_FLIGHT;
+		size_t bytes = bytes_of(round, 0);
+
+		prepare_writes(iocbs, file, round, count);
+		io_prep_pread(&iocbs[count], round % 4 < 2 ? file : reader, read_back, bytes, PAGE);
+		submit_in_order(ctx, iocbs, count + 1, round % 2);
+		take_whole(ctx, iocbs, count + 1, round);
+		expect_left_by(read_back, bytes, round, count);
+	}
+	free_context_without_events(ctx, HERE);
+	free_buffers();
+	close(file);
+	close(reader);
+}
+
+CASE(appends_of_different_sizes_land_in_the_order_of_submission)
+{
+	enum { ROUNDS = 10, APPENDS = 64 };
+	io_context_t ctx = new_context(APPENDS);
+	struct iocb iocbs[APPENDS];
+
+	take_buffers();
+	for (int round = 0; round < ROUNDS; round++) {
+		int file = scratch_file(0), append = reopen_file(file, O_WRONLY | O_APPEND);
+		char *data = malloc((size_t)APPENDS * 8 * PAGE);
+		off_t at = 0;
+
+		ck_assert_ptr_nonnull(data);
+		for (int i = 0; i < APPENDS; i++) {
+			size_t bytes = 1 + bytes_of(round, i) / 8;
+
+			memset(data + i * 8 * PAGE, 1 + i, bytes);
+			io_prep_pwrite(&iocbs[i], append, data + i * 8 * PAGE, bytes, 0);
+		}
+		submit_in_order(ctx, iocbs, APPENDS, round % 2);
+		for (int i = 0; i < APPENDS; i++) {
+			struct io_event event = take_event(ctx, HERE);
+
+			ck_assert_uint_eq(event.res, event.obj->u.c.nbytes);
+		}
+		for (int i = 0; i < APPENDS; i++) {
+			size_t bytes = iocbs[i].u.c.nbytes;
+
+			ck_assert_int_eq(pread(file, read_back, bytes, at), (ssize_t)bytes);
+			ck_assert_msg(memcmp(read_back, iocbs[i].u.c.buf, bytes) == 0,
+				      "round %d: append %d is not in its place", round, i);
+			at += (off_t)bytes;
+		}
+		free(data);
+		close(file);
+		close(append);
+	}
+	free_context_without_events(ctx, HERE);
+	free_buffers();
+}

@@ -372,3 +372,76 @@ CASE(cancel_against_wakeups_of_another_thread_leaves_exactly_one_event)
 	free_context_without_events(ctx, HERE);
 	close_pair(idle);
 }
+
+/*
+ * A write and an fsync behind it, submitted again and again, while another thread cancels the fsync
+ * whenever it finds one: before its io_submit is through with it, while it waits for the write,
+ * while it runs.
+ */
+struct cancelled_syncs {
+	io_context_t ctx;
+	struct iocb iocbs[2];
+	_Atomic bool stop;
+	_Atomic int cancelled;
+	_Atomic int wrong;
+};
+
+static void cancel_the_fsync(void *argument)
+{
+	struct cancelled_syncs *syncs = argument;
+	struct io_event event;
+
+	while (!atomic_load(&syncs->stop)) {
+		int result = io_cancel(syncs->ctx, &syncs->iocbs[1], &event);
+
+		if (result == -EINPROGRESS)
+			atomic_fetch_add(&syncs->cancelled, 1);
+		else if (result != -EINVAL && result != -EAGAIN)
+			atomic_store(&syncs->wrong, result);
+	}
+}
+
+CASE(cancel_against_a_submit_of_the_fsync_leaves_exactly_one_event)
+{
+	enum { ROUNDS = UNDER_THREAD_SANITIZER || UNDER_ADDRESS_SANITIZER ? 300 : 2000 };
+	static struct cancelled_syncs syncs;
+	int file = scratch_file(1 << 16), direct = reopen_file(file, O_RDWR | O_DIRECT);
+	char *buffer = aligned_buffer(DIRECT_BLOCK_BYTES);
+	int cancelled = 0;
+	struct worker worker;
+
+	/* Behind a direct write the fsync is held, also where the kernel does buffered ones. */
+	if (direct < 0)
+		direct = dup(file);
+	syncs = (struct cancelled_syncs){ .ctx = new_context(8) };
+	worker_start(&worker, cancel_the_fsync, &syncs);
+	for (long round = 0; round < ROUNDS; round++) {
+		bool seen[2] = { false };
+
+		io_prep_pwrite(&syncs.iocbs[0], direct, buffer, DIRECT_BLOCK_BYTES, 0);
+		io_prep_fsync(&syncs.iocbs[1], direct);
+		syncs.iocbs[0].data = syncs.iocbs[1].data = (void *)round;
+		expect_all_submitted(syncs.ctx, syncs.iocbs, 2, HERE);
+		for (int i = 0; i < 2; i++) {
+			struct io_event event = take_event(syncs.ctx, HERE);
+			long which = event.obj - syncs.iocbs, result = (long)event.res;
+
+			ck_assert((which == 0 || which == 1) && !seen[which]);
+			ck_assert_ptr_eq(event.data, (void *)round);
+			seen[which] = true;
+			if (which == 0)
+				ck_assert_int_eq(result, DIRECT_BLOCK_BYTES);
+			else
+				ck_assert(result == 0 || result == -ECANCELED);
+			cancelled += which == 1 && result == -ECANCELED;
+		}
+	}
+	atomic_store(&syncs.stop, true);
+	worker_join(&worker);
+	ck_assert_int_eq(atomic_load(&syncs.wrong), 0);
+	ck_assert_int_eq(atomic_load(&syncs.cancelled), cancelled);
+	free_context_without_events(syncs.ctx, HERE);
+	free(buffer);
+	close(file);
+	close(direct);
+}

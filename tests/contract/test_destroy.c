@@ -424,3 +424,31 @@ CASE(destroy_copes_with_the_last_reference_to_the_file)
 	ck_assert_mem_eq(holdfs_medium(held.fs, 0), held.buffer, DIRECT_BLOCK_BYTES);
 	held_write_end(&held);
 }
+
+/* A program frees what its event loop needs for the eventfd right behind io_destroy. */
+CASE(eventfds_are_signalled_when_destroy_returns)
+{
+	int zero = open_device("/dev/zero", O_RDONLY), idle[2];
+	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	char bytes[8];
+
+	make_pipe(idle, 0);
+	for (int round = 0; round < 200; round++) {
+		io_context_t ctx = new_context(8);
+		struct iocb iocbs[3];
+		int count = 1 + round % 3;
+
+		io_prep_poll(&iocbs[0], idle[0], POLLIN);
+		/* It ends by itself, in another thread even now. */
+		io_prep_pread(&iocbs[1], zero, bytes, sizeof(bytes), 0);
+		io_prep_poll(&iocbs[2], idle[1], POLLOUT);
+		for (int i = 0; i < count; i++)
+			io_set_eventfd(&iocbs[i], signal_fd);
+		expect_all_submitted(ctx, iocbs, count, HERE);
+		free_context(ctx);
+		ck_assert_uint_eq(take_count(signal_fd), (uint64_t)count);
+	}
+	close(zero);
+	close(signal_fd);
+	close_pair(idle);
+}

@@ -403,3 +403,110 @@ CASE(preparing_an_iocb_takes_its_eventfd_away)
 	close(first);
 	close(second);
 }
+
+/*
+ * What the kernel carries out inside io_submit it ends in order, and an eventfd changes nothing of
+ * that.  Where a request is carried out elsewhere, each event comes once.
+ */
+CASE(events_of_cached_reads_come_in_the_order_of_submission)
+{
+	enum { ROUNDS = 50, COUNT = 64, BYTES = 512 };
+	io_context_t ctx = new_context(COUNT);
+	int file = scratch_file(COUNT * BYTES), counter = new_counter(EFD_NONBLOCK);
+	struct iovec all = { data, COUNT * BYTES };
+	struct iocb iocbs[COUNT];
+	bool in_order;
+
+	ck_assert_int_eq(pread(file, data, COUNT * BYTES, 0), COUNT * BYTES);
+	in_order = !on_offloaded() && preadv2(file, &all, 1, 0, RWF_NOWAIT) == COUNT * BYTES;
+	for (int round = 0; round < ROUNDS; round++) {
+		bool seen[COUNT] = { false };
+
+		memset(data, 0, sizeof(data));
+		for (int i = 0; i < COUNT; i++) {
+			io_prep_pread(&iocbs[i], file, data + i * BYTES, BYTES, i * BYTES);
+			if (round % 2 == 0 || i % 3 == 0)
+				io_set_eventfd(&iocbs[i], counter);
+		}
+		for (int i = 0, batch = 1 << round % 7; i < COUNT; i += batch)
+			expect_all_submitted(ctx, iocbs + i, batch, HERE);
+		for (int i = 0; i < COUNT; i++) {
+			struct io_event event = take_event(ctx, HERE);
+			long which = event.obj - iocbs;
+
+			ck_assert(which >= 0 && which < COUNT && !seen[which]);
+			ck_assert_msg(!in_order || round % 2 || which == i,
+				      "round %d: %ld in the place of %d", round, which, i);
+			ck_assert_int_eq((long)event.res, BYTES);
+			seen[which] = true;
+		}
+		expect_pattern(data, 0, COUNT * BYTES, HERE);
+		expect_count(counter, round % 2 == 0 ? COUNT : (COUNT + 2) / 3, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	ck_assert_uint_eq(take_count(counter), 0);
+	close(file);
+	close(counter);
+}
+
+/* Both are in use under one number, one after the other: each gets its own. */
+CASE(an_eventfd_that_takes_anothers_number_is_signalled_for_its_own_requests)
+{
+	io_context_t ctx = new_context(8);
+	int first = new_counter(EFD_NONBLOCK), kept = fcntl(first, F_DUPFD_CLOEXEC, 100), second;
+	struct iocb iocbs[3];
+	int ends[2];
+
+	make_pipe(ends, 0);
+	for (int i = 0; i < 3; i++) {
+		io_prep_poll(&iocbs[i], ends[0], POLLIN);
+		io_set_eventfd(&iocbs[i], first);
+	}
+	expect_submitted(ctx, &iocbs[0], HERE);
+	close(first);
+	second = new_counter(EFD_NONBLOCK);
+	ck_assert_int_eq(second, first);
+	expect_all_submitted(ctx, &iocbs[1], 2, HERE);
+	ck_assert_int_eq(write(ends[1], "x", 1), 1);
+	expect_events(ctx, iocbs, 3, POLLIN | POLLRDNORM, HERE);
+	expect_count(second, 2, HERE);
+	expect_count(kept, 1, HERE);
+	free_context_without_events(ctx, HERE);
+	ck_assert(take_count(second) == 0 && take_count(kept) == 0);
+	close(kept);
+	close(second);
+	close_pair(ends);
+}
+
+/* Its requests end, and io_destroy returns, although nobody makes room in it. */
+CASE(destroy_does_not_wait_for_room_in_a_full_counter)
+{
+	uint64_t full = 0xfffffffffffffffeULL, count;
+	int zero = open_device("/dev/zero", O_RDONLY), ends[2];
+
+	make_pipe(ends, 0);
+	for (int flags = 0; flags <= EFD_NONBLOCK; flags += EFD_NONBLOCK) {
+		io_context_t ctx = new_context(8);
+		int counter = new_counter(flags);
+		struct destroyer destroyer;
+		struct iocb iocbs[3];
+
+		ck_assert_int_eq(write(counter, &full, sizeof(full)), sizeof(full));
+		io_prep_pread(&iocbs[0], zero, data, 8, 0);
+		for (int i = 1; i < 3; i++)
+			io_prep_poll(&iocbs[i], ends[0], POLLIN);
+		for (int i = 0; i < 3; i++)
+			io_set_eventfd(&iocbs[i], counter);
+		expect_all_submitted(ctx, iocbs, 3, HERE);
+		expect_event(ctx, &iocbs[0], 8, "a read");
+		ck_assert_int_eq(io_cancel(ctx, &iocbs[1], NULL), -EINPROGRESS);
+		expect_event(ctx, &iocbs[1], 0, "a cancelled poll");
+		destroyer_start(&destroyer, ctx);
+		ck_assert_int_eq(destroyer_join(&destroyer), 0);
+		ck_assert_int_eq(read(counter, &count, sizeof(count)), sizeof(count));
+		ck_assert_uint_ge(count, full);
+		close(counter);
+	}
+	close(zero);
+	close_pair(ends);
+}

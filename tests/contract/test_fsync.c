@@ -1781,3 +1781,34 @@ CASE(disk_file_system_can_be_unmounted)
 	free(directory);
 	free_context(ctx);
 }
+
+/* An fsync could join the one that runs; a descriptor that may not sync joins nothing. */
+CASE(an_fsync_by_a_path_descriptor_is_refused_beside_a_running_one)
+{
+	struct scene scene;
+	struct iocb first, refused;
+	unsigned operation;
+	int path, buffered;
+
+	SCENE_OPEN(&scene);
+	path = open(holdfs_path(scene.fs, SUBJECT), O_PATH | O_CLOEXEC);
+	ck_assert_int_ge(path, 0);
+	buffered = holdfs_open(scene.fs, SUBJECT, O_RDWR);
+	holdfs_hold(scene.fs, HOLDFS_FSYNC);
+	prepare_sync(&first, buffered, IO_CMD_FSYNC);
+	expect_submitted(scene.ctx, &first, HERE);
+	operation = wait_operation(scene.fs, HOLDFS_FSYNC, SUBJECT, 0);
+	for (int i = 0; i < 2; i++) {
+		prepare_sync(&refused, path, i ? IO_CMD_FDSYNC : IO_CMD_FSYNC);
+		expect_refused(scene.ctx, &refused, -EBADF, "in the same context");
+		expect_refused(scene.witness_ctx, &refused, -EBADF, "in another context");
+	}
+	expect_no_event(scene.ctx, HERE);
+	holdfs_release(scene.fs, operation, 0);
+	expect_event(scene.ctx, &first, 0, HERE);
+	ck_assert_uint_eq(syncs(&scene), 1);
+	expect_refused(scene.ctx, &refused, -EBADF, "idle");
+	close(path);
+	close(buffered);
+	scene_close(&scene);
+}

@@ -439,3 +439,198 @@ CASE(io_poll_prepares_and_submits)
 	free_context(ctx);
 	close_pair(ends);
 }
+
+/*
+ * Eventfds share one inode, and so do timers: with nothing but that to go by, the number of one that
+ * was closed would be taken for the next one's, while the first is still in use.
+ */
+struct source {
+	const char *name;
+	int (*make)(void);
+	void (*fire)(int fd);
+};
+
+static int make_counter(void)
+{
+	return eventfd(0, EFD_CLOEXEC);
+}
+
+static void fire_counter(int fd)
+{
+	const uint64_t one = 1;
+
+	ck_assert_int_eq(write(fd, &one, sizeof(one)), sizeof(one));
+}
+
+static int make_timer(void)
+{
+	return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+}
+
+static void fire_timer(int fd)
+{
+	const struct itimerspec soon = { .it_value = { .tv_nsec = 1 } };
+
+	ck_assert_int_eq(timerfd_settime(fd, 0, &soon, NULL), 0);
+}
+
+static const struct source sources[] = {
+	{ "eventfd", make_counter, fire_counter },
+	{ "timerfd", make_timer, fire_timer },
+};
+
+/* With a poll of the first armed, the number becomes the second one's. */
+static int take_over_number(io_context_t ctx, struct iocb *iocb, const struct source *source,
+			    int *kept)
+{
+	int first = source->make(), second;
+
+	ck_assert_int_ge(first, 0);
+	*kept = fcntl(first, F_DUPFD_CLOEXEC, 100);
+	arm(ctx, iocb, first, POLLIN, source->name);
+	/* It must have got as far as it gets. */
+	expect_works(ctx, source->name);
+	close(first);
+	second = source->make();
+	ck_assert_int_eq(second, first);
+	return second;
+}
+
+CASE(a_reused_number_means_the_new_counter_or_timer)
+{
+	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+		const struct source *source = &sources[i];
+		io_context_t ctx = new_context(8);
+		struct iocb first, second;
+		int kept, number = take_over_number(ctx, &first, source, &kept);
+
+		arm(ctx, &second, number, POLLIN, source->name);
+		expect_works(ctx, source->name);
+		source->fire(number);
+		expect_event(ctx, &second, POLLIN, source->name);
+		expect_works(ctx, source->name);
+		arm(ctx, &second, number, POLLPRI, source->name);
+		source->fire(kept);
+		expect_event(ctx, &first, POLLIN, source->name);
+		ck_assert_int_eq(io_cancel(ctx, &second, NULL), -EINPROGRESS);
+		expect_event(ctx, &second, 0, source->name);
+		free_context_without_events(ctx, source->name);
+		close(number);
+		close(kept);
+	}
+}
+
+CASE(a_read_of_a_reused_number_is_of_the_new_counter_or_timer)
+{
+	if (!on_offloaded())
+		SKIP("the read would hold io_submit itself");
+	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+		const struct source *source = &sources[i];
+		io_context_t ctx = new_context(8);
+		struct iocb first, second;
+		uint64_t count = 0;
+		int kept, number = take_over_number(ctx, &first, source, &kept);
+
+		io_prep_pread(&second, number, &count, sizeof(count), 0);
+		expect_submitted(ctx, &second, source->name);
+		expect_works(ctx, source->name);
+		source->fire(number);
+		expect_event(ctx, &second, sizeof(count), source->name);
+		ck_assert_uint_eq(count, 1);
+		source->fire(kept);
+		expect_event(ctx, &first, POLLIN, source->name);
+		free_context_without_events(ctx, source->name);
+		close(number);
+		close(kept);
+	}
+}
+
+/* What the one is told of must not be all that the file is watched for. */
+CASE(a_poll_for_nothing_still_waits_when_another_has_fired)
+{
+	for (int nothing_first = 0; nothing_first < 2; nothing_first++) {
+		io_context_t ctx = new_context(8);
+		struct iocb nothing, data;
+		int ends[2];
+
+		make_pipe(ends, 0);
+		if (nothing_first)
+			arm(ctx, &nothing, ends[0], 0, HERE);
+		arm(ctx, &data, ends[0], POLLIN, HERE);
+		if (!nothing_first)
+			arm(ctx, &nothing, ends[0], 0, HERE);
+		expect_works(ctx, HERE);
+		ck_assert_int_eq(write(ends[1], "x", 1), 1);
+		expect_event(ctx, &data, POLLIN | POLLRDNORM, "data");
+		expect_works(ctx, "data");
+		ck_assert_int_eq(read(ends[0], &byte, 1), 1);
+		close(ends[1]);
+		expect_event(ctx, &nothing, POLLHUP, "hangup");
+		free_context_without_events(ctx, HERE);
+		close(ends[0]);
+	}
+}
+
+/* More files than any table of a usual size, in a process that may open so many. */
+enum { CROWD = 5000, CROWD_DESCRIPTORS = 12000, NOT_ALLOWED = 77 };
+
+static void poll_a_crowd(void *unused)
+{
+	const struct rlimit limit = { CROWD_DESCRIPTORS, CROWD_DESCRIPTORS };
+	struct iocb *iocbs = calloc(CROWD, sizeof(*iocbs)), **list = calloc(CROWD, sizeof(*list));
+	struct io_event *events = calloc(CROWD, sizeof(*events));
+	struct timespec timeout = { .tv_sec = EVENT_LIMIT_SECONDS };
+	bool *fired = calloc(CROWD, sizeof(*fired));
+	int *fds = calloc(CROWD, sizeof(*fds));
+	io_context_t ctx = NULL;
+	const uint64_t one = 1;
+	int done = 0, result;
+
+	(void)unused;
+	CHILD_CHECK(iocbs && list && events && fired && fds);
+	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+		_exit(NOT_ALLOWED);
+	CHILD_CHECK(io_setup(CROWD, &ctx) == 0);
+	for (int i = 0; i < CROWD; i++) {
+		fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		CHILD_CHECK(fds[i] >= 0);
+		io_prep_poll(&iocbs[i], fds[i], POLLIN);
+		list[i] = &iocbs[i];
+	}
+	while (done < CROWD) {
+		result = io_submit(ctx, CROWD - done, list + done);
+		CHILD_CHECK(result > 0);
+		done += result;
+	}
+	for (int i = 0; i < CROWD; i++)
+		CHILD_CHECK(write(fds[i], &one, sizeof(one)) == sizeof(one));
+	for (done = 0; done < CROWD; done += result) {
+		result = io_getevents(ctx, 1, CROWD, events, &timeout);
+		CHILD_CHECK(result > 0);
+		for (int i = 0; i < result; i++) {
+			long which = events[i].obj - iocbs;
+
+			CHILD_CHECK(which >= 0 && which < CROWD && !fired[which]);
+			CHILD_CHECK(events[i].res == POLLIN);
+			fired[which] = true;
+		}
+	}
+	CHILD_CHECK(io_destroy(ctx) == 0);
+	for (int i = 0; i < CROWD; i++)
+		close(fds[i]);
+	free(iocbs);
+	free(list);
+	free(events);
+	free(fired);
+	free(fds);
+}
+
+CASE(thousands_of_files_are_polled_at_once)
+{
+	int status = run_in_child(poll_a_crowd, NULL);
+
+	if (WIFEXITED(status) && WEXITSTATUS(status) == NOT_ALLOWED)
+		SKIP("RLIMIT_NOFILE cannot be raised so far");
+	ck_assert_msg(status == 0, "the child's wait status is 0x%x", (unsigned)status);
+	free_context(new_context(1));
+}

@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/timerfd.h>
 #include <termios.h>
 
 #define HOLDS_SUBMIT "the request would hold io_submit itself"
@@ -1156,4 +1157,122 @@ CASE(exit_finishes_the_writes_that_were_accepted)
 	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	close(ends[0]);
 	free_context(new_context(1));
+}
+
+/*
+ * Lines of requests are for what is one thing.  The masters of all terminals are one device file,
+ * and all eventfds and timers have one inode, but each is a thing of its own.
+ */
+
+static int open_raw_terminal(int *terminal)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	struct termios settings;
+	char name[64];
+
+	if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0 ||
+	    ptsname_r(master, name, sizeof(name)) != 0)
+		return -1;
+	*terminal = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (*terminal < 0 || tcgetattr(*terminal, &settings) != 0)
+		return -1;
+	cfmakeraw(&settings);
+	return tcsetattr(*terminal, TCSANOW, &settings) == 0 ? master : -1;
+}
+
+CASE(masters_of_terminals_do_not_wait_for_each_other)
+{
+	io_context_t ctx = new_context(8);
+	int masters[2], terminals[2];
+	struct iocb iocbs[3];
+	char bytes[3];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	for (int i = 0; i < 2; i++) {
+		masters[i] = open_raw_terminal(&terminals[i]);
+		if (masters[i] < 0)
+			SKIP("no pseudo terminals here");
+	}
+	for (int i = 0; i < 3; i++)
+		io_prep_pread(&iocbs[i], masters[i == 1], &bytes[i], 1, 0);
+	expect_all_submitted(ctx, iocbs, 3, HERE);
+	expect_works(ctx, "nothing there");
+	put(terminals[1], "b", 1);
+	expect_event(ctx, &iocbs[1], 1, "the second one's");
+	expect_works(ctx, "the first one");
+	/* But those of one master do, in their order. */
+	put(terminals[0], "ac", 2);
+	expect_event(ctx, &iocbs[0], 1, "the first one's");
+	expect_event(ctx, &iocbs[2], 1, "the first one's, again");
+	ck_assert_mem_eq(bytes, "abc", 3);
+	free_context_without_events(ctx, HERE);
+	close_pair(masters);
+	close_pair(terminals);
+}
+
+CASE(reads_of_counters_and_timers_do_not_wait_for_each_other)
+{
+	const struct itimerspec soon = { .it_value = { .tv_nsec = 1 } };
+	io_context_t ctx = new_context(8);
+	uint64_t counts[4] = { 0 }, three = 3;
+	struct iocb iocbs[4];
+	int fds[4];
+
+	if (!on_offloaded()) {
+		free_context(ctx);
+		SKIP(HOLDS_SUBMIT);
+	}
+	for (int i = 0; i < 4; i++) {
+		fds[i] = i < 2 ? eventfd(0, EFD_CLOEXEC)
+			       : timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+		ck_assert_int_ge(fds[i], 0);
+		io_prep_pread(&iocbs[i], fds[i], &counts[i], sizeof(counts[i]), 0);
+		expect_submitted(ctx, &iocbs[i], HERE);
+	}
+	expect_works(ctx, HERE);
+	/* The one that was asked first comes last. */
+	for (int i = 3; i >= 0; i--) {
+		if (i < 2)
+			put(fds[i], &three, sizeof(three));
+		else
+			ck_assert_int_eq(timerfd_settime(fds[i], 0, &soon, NULL), 0);
+		expect_event(ctx, &iocbs[i], sizeof(counts[i]), HERE);
+		ck_assert_uint_eq(counts[i], i < 2 ? three : 1);
+		expect_works(ctx, HERE);
+	}
+	free_context_without_events(ctx, HERE);
+	for (int i = 0; i < 4; i++)
+		close(fds[i]);
+}
+
+/* Not only the data: whoever is woken by the first event finds that of the first read. */
+CASE(events_come_in_the_order_of_submission_when_all_data_comes_at_once)
+{
+	enum { ROUNDS = 100, COUNT = 64 };
+	io_context_t ctx = new_context(COUNT);
+	char bytes[COUNT], found[COUNT];
+	struct iocb iocbs[COUNT];
+	int ends[2];
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	make_pipe(ends, 0);
+	for (int i = 0; i < COUNT; i++)
+		bytes[i] = (char)(i + 1);
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < COUNT; i++)
+			io_prep_pread(&iocbs[i], ends[0], &found[i], 1, 0);
+		for (int i = 0, batch = round % 2 ? COUNT : 1; i < COUNT; i += batch)
+			expect_all_submitted(ctx, iocbs + i, batch, HERE);
+		put(ends[1], bytes, COUNT);
+		for (int i = 0; i < COUNT; i++) {
+			struct io_event event = take_event(ctx, HERE);
+
+			ck_assert_msg(event.obj == &iocbs[i], "round %d: %td in the place of %d",
+				      round, event.obj - iocbs, i);
+			ck_assert_int_eq((long)event.res, 1);
+		}
+		ck_assert_mem_eq(found, bytes, COUNT);
+	}
+	free_context_without_events(ctx, HERE);
+	close_pair(ends);
 }

@@ -690,3 +690,112 @@ CASE(a_signal_handler_may_interrupt_a_wait)
 	worker_join(&worker);
 	handler_end();
 }
+
+/*
+ * The first request that the library carries out itself makes it start its threads, or its ring.  A
+ * handler that submits one more in the middle of that must not wait for what its own thread does.
+ *
+ * Each attempt is a process of its own, since there is one first time in each.  The timer fires many
+ * times from a moment that is another one each time, so that most of the way is interrupted.
+ */
+static struct {
+	io_context_t ctx;
+	timer_t timer;
+	int reader;
+	_Atomic int runs;
+	_Atomic int accepted;
+	_Atomic int wrong;
+} beginning;
+
+enum { BEGINNING_RUNS = 32, BEGINNING_ATTEMPTS = 30 };
+
+static void note_answer(int result)
+{
+	if (result == 1)
+		atomic_fetch_add(&beginning.accepted, 1);
+	else if (result != -EAGAIN)
+		atomic_store(&beginning.wrong, result);
+}
+
+static void submit_pipe_read(void)
+{
+	static char byte;
+	struct iocb iocb;
+
+	io_prep_pread(&iocb, beginning.reader, &byte, 1, 0);
+	note_answer(submit_one(beginning.ctx, &iocb));
+}
+
+static void submit_in_handler(int number)
+{
+	const struct itimerspec never = { .it_value = { 0 } };
+	io_context_t own = NULL;
+	int result;
+
+	(void)number;
+	if (beginning.ctx) {
+		submit_pipe_read();
+	} else {
+		/* Where the library does everything, it begins with that in the first io_setup. */
+		result = io_setup(1, &own);
+		if (result == 0)
+			result = io_destroy(own);
+		if (result != 0 && result != -EAGAIN)
+			atomic_store(&beginning.wrong, result);
+	}
+	if (atomic_fetch_add(&beginning.runs, 1) == BEGINNING_RUNS)
+		timer_settime(beginning.timer, 0, &never, NULL);
+}
+
+static void begin_and_be_interrupted(void *argument)
+{
+	struct sigaction action = { .sa_handler = submit_in_handler };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
+	struct itimerspec soon = { .it_value.tv_nsec = 1 + *(int *)argument % 400 * 1000L,
+				   .it_interval.tv_nsec = 30000 };
+	const struct timespec limit = { .tv_sec = EVENT_LIMIT_SECONDS }, pause = { 0, 200000 };
+	struct io_event events[BEGINNING_RUNS * 2 + 4];
+	io_context_t ctx = NULL;
+	struct timespec timeout = limit;
+	char bytes[BEGINNING_RUNS * 2 + 4] = "";
+	int ends[2], accepted;
+
+	alarm(2 * EVENT_LIMIT_SECONDS);
+	CHILD_CHECK(pipe2(ends, O_CLOEXEC) == 0);
+	CHILD_CHECK(write(ends[1], bytes, sizeof(bytes)) == sizeof(bytes));
+	beginning.reader = ends[0];
+	CHILD_CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+	CHILD_CHECK(timer_create(CLOCK_MONOTONIC, &event, &beginning.timer) == 0);
+	if (on_offloaded())
+		CHILD_CHECK(timer_settime(beginning.timer, 0, &soon, NULL) == 0);
+	CHILD_CHECK(io_setup(sizeof(events) / sizeof(events[0]), &ctx) == 0);
+	beginning.ctx = ctx;
+	if (!on_offloaded())
+		CHILD_CHECK(timer_settime(beginning.timer, 0, &soon, NULL) == 0);
+	submit_pipe_read();
+	/* One that comes late, as they do under a sanitizer, is waited for. */
+	while (atomic_load(&beginning.runs) <= BEGINNING_RUNS)
+		nanosleep(&pause, NULL);
+	CHILD_CHECK(atomic_load(&beginning.wrong) == 0);
+	accepted = atomic_load(&beginning.accepted);
+	CHILD_CHECK(accepted > 0);
+	for (int taken = 0, result; taken < accepted; taken += result) {
+		result = io_getevents(ctx, 1, accepted - taken, events, &timeout);
+		CHILD_CHECK(result > 0);
+		for (int i = 0; i < result; i++)
+			CHILD_CHECK(events[i].res == 1);
+	}
+	timeout = (struct timespec){ 0 };
+	CHILD_CHECK(io_getevents(ctx, 0, 1, events, &timeout) == 0);
+	CHILD_CHECK(io_destroy(ctx) == 0);
+}
+
+CASE(a_signal_handler_may_interrupt_the_first_request_of_all)
+{
+	for (int attempt = 0; attempt < BEGINNING_ATTEMPTS; attempt++) {
+		int microseconds = attempt * 53;
+
+		expect_child_passes(begin_and_be_interrupted, &microseconds, HERE);
+	}
+	free_context(new_context(1));
+}
