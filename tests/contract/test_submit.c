@@ -135,8 +135,16 @@ CASE(submit_stops_where_the_array_cannot_be_read)
 		list[i] = &iocbs[i];
 	}
 	ck_assert_int_eq(io_submit(ctx, 4, list), 2);
-	expect_event(ctx, &iocbs[0], 16, HERE);
-	expect_event(ctx, &iocbs[1], 16, HERE);
+	for (int i = 0; i < 2; i++) {
+		struct io_event event = take_event(ctx, HERE);
+
+		/* In any order where the library reads: each of them once. */
+		ck_assert_int_eq((long)event.res, 16);
+		ck_assert(event.obj == &iocbs[0] || event.obj == &iocbs[1]);
+		ck_assert(on_offloaded() || event.obj == &iocbs[i]);
+		ck_assert_int_eq(event.obj->aio_fildes, zero);
+		event.obj->aio_fildes = -1;
+	}
 	free_context_without_events(ctx, HERE);
 	close(zero);
 }
