@@ -11,7 +11,9 @@
  * a program that interposes io_setup or io_getevents has always seen those calls, too.
  */
 #include "offload.h"
+#include "probe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,6 +60,24 @@ static TA_COLD int refuse_engine(const char *line)
 	return -ENOSYS;
 }
 
+/* The same with the reason that this system has, which trueaio doctor tells of at length. */
+static TA_COLD int refuse_for_reason(const char *engine, const char *subject,
+				     void (*look)(const struct ta_evidence *, struct ta_probe *))
+{
+	char reason[256], line[512];
+	struct ta_evidence evidence;
+	struct ta_probe probe;
+
+	ta_probe_look(&evidence);
+	look(&evidence, &probe);
+	ta_probe_sentence(&probe, reason, sizeof(reason));
+	snprintf(
+		line, sizeof(line),
+		"trueaio: TRUEAIO_ENGINE=%s cannot start: %s: %s; use auto, or ask trueaio doctor\n",
+		engine, subject, reason);
+	return refuse_engine(line);
+}
+
 static bool is_refusal(int result)
 {
 	return result == -EAGAIN || result == -ENOSYS || result == -EPERM;
@@ -83,8 +103,7 @@ static int set_up_native(struct ta_process *process, int nr_events, bool passthr
 	if (ta_settings()->engine == TA_ENGINE_NATIVE)
 		return result == -EAGAIN
 			       ? result
-			       : refuse_engine(
-					 "trueaio: TRUEAIO_ENGINE=native cannot start: kernel AIO is not built in, or a seccomp filter refuses it; use auto, or ask trueaio doctor\n");
+			       : refuse_for_reason("native", "kernel AIO", ta_probe_kernel_aio);
 	/* A program that reaps without us can do nothing with a ring that is not the kernel's. */
 	if (passthrough)
 		return result;
@@ -109,10 +128,9 @@ static int set_up_as_asked(struct ta_process *process, int nr_events, bool passt
 	result = set_up_offloaded(process, nr_events, made);
 	if (result != -ENOSYS)
 		return result;
-	return refuse_engine(
-		engine == TA_ENGINE_URING
-			? "trueaio: TRUEAIO_ENGINE=uring cannot start: the kernel refuses io_uring; use auto, or ask trueaio doctor\n"
-			: "trueaio: TRUEAIO_ENGINE=threads cannot start: no thread or no descriptor is to be had; use auto, or ask trueaio doctor\n");
+	return engine == TA_ENGINE_URING
+		       ? refuse_for_reason("uring", "io_uring", ta_probe_uring)
+		       : refuse_for_reason("threads", "worker threads", ta_probe_threads);
 }
 
 static int set_up(int nr_events, io_context_t *ctxp, const void *caller)

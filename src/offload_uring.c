@@ -335,21 +335,18 @@ static void *ring_thread(void *argument)
 
 /* ---- making it ------------------------------------------------------------------------------- */
 
-static const char *why_refused(int error)
+static TA_COLD void log_refusal(int error)
 {
-	switch (error) {
-	case -EPERM:
-		return "refused by a seccomp filter or by the sysctl kernel.io_uring_disabled";
-	case -ENOSYS:
-		return "not in this kernel, or refused by a seccomp filter";
-	case -ENOMEM:
-		return "no memory, or RLIMIT_MEMLOCK";
-	case -EMFILE:
-	case -ENFILE:
-		return "no descriptor to be had";
-	default:
-		return "the kernel is too old";
-	}
+	struct ta_evidence evidence;
+	struct ta_probe probe;
+	char reason[256];
+
+	if (!ta_settings()->log)
+		return;
+	ta_probe_look(&evidence);
+	ta_probe_judge(TA_PROBE_URING, error, 0, &evidence, &probe);
+	ta_probe_sentence(&probe, reason, sizeof(reason));
+	ta_log("offloader: io_uring: %s", reason);
 }
 
 static int make_ring(struct ta_uring *uring)
@@ -434,7 +431,7 @@ int ta_uring_open(struct ta_process *process)
 
 	errno = saved_errno;
 	if (result < 0)
-		ta_log("offloader: io_uring %s (%d)", why_refused(result), -result);
+		log_refusal(result);
 	else
 		ta_log("offloader: io_uring");
 	return result;
