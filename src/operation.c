@@ -792,7 +792,7 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	struct ta_process *process = ta_process();
 	bool waits_in_stream;
 
-	if (operation->sync)
+	if (operation->is_sync)
 		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
 	ta_lock(&process->offload_lock);
 	/* Once is enough; and what has moved data already ends with it. */

@@ -378,13 +378,18 @@ void ta_syncs_issue(struct ta_sync *due)
 /* Gives each of a group its event, in order of arrival. */
 static void finish_group(struct ta_sync *group, const struct ta_operation *leader, long result)
 {
+	struct ta_process *process = ta_process();
+
 	while (group) {
 		struct ta_sync *sync = group;
 		struct ta_operation *operation = sync->owner;
 
 		group = sync->due_next;
+		/* Under the lock, because io_cancel may be looking at the operation. */
+		ta_lock(&process->barrier_lock);
 		sync->owner = NULL;
 		operation->sync = NULL;
+		ta_unlock(&process->barrier_lock);
 		if (operation != leader && operation->custodian)
 			ta_custody_dismiss(operation->custodian);
 		ta_operation_finish(operation, result);
