@@ -6,7 +6,7 @@
 #	make				build/libaio.so.1, build/libaio.a, build/trueaio
 #	make run [CMD='fio job.fio']	see it work, or run a program on it
 #	make check			every test, built with -Werror
-#	make check-clients		real programs on the library
+#	make check-clients [CLIENTS=fio]	real programs on the library
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works
@@ -226,16 +226,13 @@ check-suites:
 
 check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(EXAMPLES) $(B)/fsync_promise $(B)/scale
 
-# Each recipe is given the directory of the library, installs its program, and says how it went.
+# Real programs: those in tests/clients, or CLIENTS='fio qemu'.
+CLIENT_ENGINES	?= native uring threads no-uring-EPERM neither
+
 check-clients:
-	@CC='$(CC)' scripts/install-dependencies build
-	@$(MAKE) --no-print-directory $(JOBS) all
-	@passed=0; failed=0; \
-	for client in tests/clients/*.sh; do \
-		[ -e "$$client" ] || continue; \
-		if bash "$$client" $(abspath $(B)); then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; \
-	done; \
-	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+	@CC='$(CC)' scripts/install-dependencies build check
+	@$(MAKE) --no-print-directory $(JOBS) all $(TEST_TOOLS)
+	@ENGINES='$(CLIENT_ENGINES)' scripts/run-clients $(B) $(CLIENTS)
 
 # The differential test: SECONDS on each of FUZZ_ENGINES, from the seed SEED on, or from one that is new each time.
 

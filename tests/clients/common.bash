@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+#
+# What the scripts in this directory share. Each is one program (or family of programs) on the library, on one engine:
+# scripts/run-clients starts it with the program's packages installed, in namespaces of its own for mounts and
+# processes, and removes what is left in $WORK. Its verdict is the last line it prints and its exit status.
+#
+#	BUILD		where the library is		WORK	a directory on the disk that BUILD is on
+#	CLIENT, ENGINE	what runs on what		SOCKETS	a directory with a short path
+#
+# A run passes only if it has looked into /proc/PID/maps (expect_library, mapped_by), and if the library's log tells
+# the engine that was asked for: a program that fell back to something else would pass for nothing.
+set -u
+shopt -s nullglob
+build=$BUILD
+source scripts/engines.bash
+set_engine "$ENGINE"
+
+# What the library says of each context: the engine that serves it.
+library_log=$WORK/library.log
+if [ "$ENGINE" = reference ]; then
+	library=$(scripts/system-libaio)
+else
+	library=$BUILD/libaio.so.1
+	on=(env LD_LIBRARY_PATH="$BUILD" TRUEAIO_LOG="$library_log" "${on[@]}")
+fi
+cd "$WORK" || exit 1
+
+# What a script's contexts must be: "served" by the engine; or "none", where the program gets no context on this
+# engine, and the script has to show what it makes of that.
+contexts=served
+
+say() {
+	echo "$CLIENT on $ENGINE: $* [$SECONDS s]"
+}
+
+fail() {
+	[ ! -s "$WORK/output" ] || tail -n 30 "$WORK/output"
+	say "FAILED: $*"
+	exit 1
+}
+trap 'fail "line $LINENO of $0 failed unexpectedly"' ERR
+
+skip() {
+	say "skipped: $*"
+	exit 77
+}
+
+# Kernel AIO with the kernel's own ring: what programs that reap past the library need.
+has_kernel_ring() {
+	case $ENGINE in
+	native | no-uring-* | reference) true ;;
+	*) false ;;
+	esac
+}
+
+# on_library COMMAND...: runs it on the library and this engine, for two minutes at most. Its output, both kinds, is in
+# $WORK/output.
+on_library() {
+	timeout -k 5 "${LIMIT:-120}" "${on[@]}" "$@" >"$WORK/output" 2>&1
+}
+
+# must COMMAND...: the same, and it has to succeed.
+must() {
+	on_library "$@" || fail "$1 ended with exit status $?: $*"
+}
+
+# start NAME COMMAND...: starts a server on the library; $started is its process id and NAME.log its output.
+start() {
+	local name=$1
+	shift
+	"${on[@]}" "$@" >"$WORK/$name.log" 2>&1 &
+	started=$!
+}
+
+is_running() {
+	[ -d "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds; false if it has not by then.
+wait_for() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.05
+	done
+}
+
+has_ended() {
+	! is_running "$1"
+}
+
+# expect_library PID: the libaio that this process has mapped is ours, and it has no other.
+expect_library() {
+	local mapped
+	mapped=$(awk '$NF ~ /\/libaio\.so/ { print $NF }' "/proc/$1/maps" | sort -u)
+	[ "$mapped" = "$library" ] || fail "process $1 has mapped ${mapped:-no libaio}, not $library"
+	touch "$WORK/mapped"
+}
+
+# mapped_by COMMAND...: the same for a program that is gone too soon to be looked at. The debugger runs it and reads
+# its mappings when it is about to exit.
+mapped_by() {
+	local mapped
+	timeout -k 5 60 "${on[@]}" gdb -batch -iex 'set startup-with-shell off' -iex 'set debuginfod enabled off' \
+		-ex 'catch syscall exit_group' -ex run -ex 'info proc mappings' --args "$@" >"$WORK/output" 2>&1
+	mapped=$(awk '$NF ~ /\/libaio\.so/ { print $NF }' "$WORK/output" | sort -u)
+	[ "$mapped" = "$library" ] || fail "$1 has mapped ${mapped:-no libaio}, not $library"
+	touch "$WORK/mapped"
+}
+
+# loop_device FILE SIZE: makes the file and a block device of it, $device.
+loop_device() {
+	truncate -s "$2" "$1"
+	device=$(losetup --find --show "$1") || fail "losetup $1"
+}
+
+# scratch_filesystem TYPE SIZE: mounts a new one on $WORK/TYPE.
+scratch_filesystem() {
+	mkdir -p "$WORK/$1"
+	case $1 in
+	tmpfs) mount -t tmpfs -o size="$2" tmpfs "$WORK/$1" ;;
+	*)
+		truncate -s "$2" "$WORK/$1.image"
+		"mkfs.$1" -q "$WORK/$1.image" >"$WORK/output" 2>&1 && mount -o loop "$WORK/$1.image" "$WORK/$1"
+		;;
+	esac || fail "no $1 could be mounted"
+}
+
+# The engines that the library's log names, one a line.
+engines_in_log() {
+	sed -n 's/.*io_setup(.*): engine //p' "$library_log" 2>/dev/null | sort -u
+}
+
+expect_engine() {
+	local engine
+	[ "$ENGINE" != reference ] || return 0
+	if [ "$contexts" = none ]; then
+		[ -z "$(engines_in_log)" ] || fail "got a context of engine $(engines_in_log), where none was to be had"
+		return
+	fi
+	[ -n "$(engines_in_log)" ] || fail "no context was made"
+	for engine in $(engines_in_log); do
+		[ "$engine" = "$served_by" ] || [ "$engine" = "$served_by-passthrough" ] ||
+			fail "a context was served by $engine, not by $served_by"
+	done
+}
+
+# ok TEXT: the verdict, once it is certain what was tested.
+ok() {
+	[ -e "$WORK/mapped" ] || fail "nobody has looked which library was mapped"
+	expect_engine
+	say "ok: $*"
+	exit 0
+}
