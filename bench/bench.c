@@ -345,8 +345,9 @@ static void print_library(void)
 		int path = 0;
 
 		line[strcspn(line, "\n")] = '\0';
-		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n",
-			   &start, &end, &path) == 2 && address >= start && address < end)
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n", &start, &end,
+			   &path) == 2 &&
+		    address >= start && address < end)
 			printf("library %s\n", line + path);
 	}
 	fclose(maps);

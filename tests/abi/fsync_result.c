@@ -125,7 +125,8 @@ static void say_bad_iocbs(io_context_t ctx, int fd)
 #ifdef __cplusplus
 extern "C"
 #endif
-int MAIN(int argc, char **argv);
+	int
+	MAIN(int argc, char **argv);
 
 int MAIN(int argc, char **argv)
 {

@@ -584,8 +584,8 @@ static inline struct io_event take_event(io_context_t ctx, const char *what)
 /*
  * A request that has ended when the case goes on.  With kernel AIO that is so when io_submit is
  * over, or when the kernel has done what ends it, and nothing is waited for.  Where the library
- * carries out everything itself, the request gets an eventfd that is signalled when its event can be
- * taken: -1, or that eventfd.
+ * carries out everything itself, the request gets an eventfd that is signalled when its event can
+ * be taken: -1, or that eventfd.
  */
 static inline int end_counter(struct iocb *iocb)
 {

@@ -23,7 +23,7 @@
  *                              while a sync is held HERE, a direct write to the same file blocks
  *                              in the kernel, whoever submits it.  Direct reads do not, nor does
  *                              anything on other files.
- * Kernel AIO and io_uring let go of the inode lock as soon as a direct write is on its way.  A write
+ * Kernel AIO and io_uring release the inode lock as soon as a direct write is on its way.  A write
  * of an ordinary thread keeps it until it is answered, so on the engine "threads" a sync of a file
  * cannot arrive while a write to it is held, whatever the library does, and a case whose sync must
  * get past a later request makes that one a read.  Direct writes share the lock there (the server

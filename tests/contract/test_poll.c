@@ -441,8 +441,8 @@ CASE(io_poll_prepares_and_submits)
 }
 
 /*
- * Eventfds share one inode, and so do timers: with nothing but that to go by, the number of one that
- * was closed would be taken for the next one's, while the first is still in use.
+ * Eventfds share one inode, and so do timers: with nothing but that to go by, the number of one
+ * that was closed would be taken for the next one's, while the first is still in use.
  */
 struct source {
 	const char *name;

@@ -352,7 +352,7 @@ static void use_without_locked_memory(void *argument)
 	CHILD_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 	/* Not as root, whom the limit does not bind. */
 	CHILD_CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
-	/* Some kernels count an io_uring as locked memory, and without one this engine cannot be. */
+	/* Some kernels count an io_uring as locked memory; without one there is no such engine. */
 	if (on_uring() && engine_is_named() && io_uring_is_refused()) {
 		CHILD_CHECK(io_setup(1024, &ctx) == -ENOSYS && !ctx);
 		return;

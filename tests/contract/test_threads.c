@@ -695,8 +695,8 @@ CASE(a_signal_handler_may_interrupt_a_wait)
  * The first request that the library carries out itself makes it start its threads, or its ring.  A
  * handler that submits one more in the middle of that must not wait for what its own thread does.
  *
- * Each attempt is a process of its own, since there is one first time in each.  The timer fires many
- * times from a moment that is another one each time, so that most of the way is interrupted.
+ * Each attempt is a process of its own, since there is one first time in each.  The timer fires
+ * many times from a moment that is another one each time, so that most of the way is interrupted.
  */
 static struct {
 	io_context_t ctx;

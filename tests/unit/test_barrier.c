@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: a sync is issued once all that came before it on its file has ended, never earlier, and never
- * forgotten; syncs of one file end in the order in which they came; a call is shared where it may be.
+ * Goal: a sync is issued once all that came before it on its file has ended, never earlier, and
+ * never forgotten; syncs of one file end in the order in which they came; a call is shared where it
+ * may be.
  *
- * Method: the barrier is pure logic, so a history needs no file and no thread.  Random ones are played on
- * the barrier and on a model that keeps a list of all requests and syncs and asks it anew after every
- * step.  What the barrier hands back must be what the model expects at that step, no more and no less.
- * Epochs are made, sealed and attached as an fsync of the library does it, also a few at a time with
- * other steps in between, as when several threads submit.  Descriptors are closed and opened again.
+ * Method: the barrier is pure logic, so a history needs no file and no thread.  Random ones are
+ * played on the barrier and on a model that keeps a list of all requests and syncs and asks it anew
+ * after every step.  What the barrier hands back must be what the model expects at that step, no
+ * more and no less. Epochs are made, sealed and attached as an fsync of the library does it, also a
+ * few at a time with other steps in between, as when several threads submit.  Descriptors are
+ * closed and opened again.
  *
  * TRUEAIO_SEED=n plays the one history with that seed.  The rules have named cases besides.
  */
@@ -24,11 +26,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define FILES	    3
+#define FILES 3
 #define DESCRIPTORS 6
-#define STEPS	    150
-#define HISTORIES   3000
-#define CLOSED	    (-1)
+#define STEPS 150
+#define HISTORIES 3000
+#define CLOSED (-1)
 
 /* The first two differ in the device alone, the last two in the inode. */
 static const struct {
@@ -49,10 +51,10 @@ struct sync {
 	int descriptor;
 	bool data_only;
 	enum sync_progress progress;
-	int surveyed;		   /* descriptors that were looked through for earlier requests */
+	int surveyed; /* descriptors that were looked through for earlier requests */
 	unsigned before[DESCRIPTORS]; /* it waits for the requests there with a lower number */
-	int leader;		   /* of the call that serves it */
-	bool called;		   /* as a leader: its call has begun */
+	int leader; /* of the call that serves it */
+	bool called; /* as a leader: its call has begun */
 };
 
 struct history {
@@ -98,8 +100,8 @@ __attribute__((format(printf, 2, 3))) static void tell(struct history *h, const 
 /* The library's assertions trap. */
 static void say_seed(int signal_number)
 {
-	dprintf(STDERR_FILENO, "signal %d: TRUEAIO_SEED=%u, step %u:%s\n", signal_number, history.seed,
-		history.step, history.story);
+	dprintf(STDERR_FILENO, "signal %d: TRUEAIO_SEED=%u, step %u:%s\n", signal_number,
+		history.seed, history.step, history.story);
 	signal(signal_number, SIG_DFL);
 	raise(signal_number);
 }
@@ -172,7 +174,10 @@ static void issue_group(struct history *h, int leader)
 
 		complete |= !may_ride;
 		EXPECT(h, !(rides && complete));
-		/* Where surveys overlapped, a rider may hear of the same last request too late to be taken along. */
+		/*
+		 * Where surveys overlapped, a rider may hear of the same last request too late to
+		 * be taken along.
+		 */
 		EXPECT(h, rides || complete || h->surveys_overlap);
 		complete |= !rides;
 		if (!rides)
@@ -205,7 +210,8 @@ static void compare(struct history *h)
 		const struct sync *each = &h->syncs[i];
 
 		if (is_live(each))
-			EXPECT(h, (each->sync->state == TA_SYNC_RUNNING) == (each->progress == ISSUED));
+			EXPECT(h, (each->sync->state == TA_SYNC_RUNNING) ==
+					  (each->progress == ISSUED));
 	}
 }
 
@@ -272,8 +278,9 @@ static void survey(struct history *h, int index, int descriptors)
 	while (descriptors-- > 0 && sync->surveyed < DESCRIPTORS)
 		survey_descriptor(h, sync);
 	if (sync->surveyed == DESCRIPTORS)
-		EXPECT(h, ta_barrier_is_alone(sync->sync) ==
-				  (oldest_of_file(h, sync->file) == index && !waits_for_any(sync, h)));
+		EXPECT(h,
+		       ta_barrier_is_alone(sync->sync) ==
+			       (oldest_of_file(h, sync->file) == index && !waits_for_any(sync, h)));
 }
 
 static void enter_sync(struct history *h, int descriptor, bool data_only)
@@ -285,8 +292,8 @@ static void enter_sync(struct history *h, int descriptor, bool data_only)
 		return;
 	*sync = (struct sync){ .file = file, .descriptor = descriptor, .data_only = data_only };
 	tell(h, " s%d(fd%d,file%d%s)", h->sync_count, descriptor, file, data_only ? ",data" : "");
-	sync->sync = ta_barrier_enter(h->barrier, identities[file].device, identities[file].inode, descriptor,
-				      data_only, sync);
+	sync->sync = ta_barrier_enter(h->barrier, identities[file].device, identities[file].inode,
+				      descriptor, data_only, sync);
 	EXPECT(h, sync->sync);
 	h->sync_count++;
 	if (!h->surveys_overlap)
@@ -363,7 +370,8 @@ static void random_step(struct history *h)
 	else if (what < 45)
 		enter_sync(h, descriptor, draw(h, 2));
 	else if (what < 48)
-		h->file_of[descriptor] = h->file_of[descriptor] == CLOSED ? (int)draw(h, FILES) : CLOSED;
+		h->file_of[descriptor] =
+			h->file_of[descriptor] == CLOSED ? (int)draw(h, FILES) : CLOSED;
 	else if (what < 68 && request >= 0)
 		end_request(h, request);
 	else if (what < 73)
@@ -476,10 +484,13 @@ START_TEST(random_histories_agree_with_the_model)
 	signal(SIGSEGV, say_seed);
 	for (unsigned seed = first; seed < first + (chosen ? 1 : HISTORIES); seed++) {
 		play(&barrier, seed);
-		/* Nothing is left of a history but free objects: as many as before, unless pages were added. */
+		/*
+		 * Nothing is left of a history but free objects: as many as before, unless pages
+		 * were added.
+		 */
 		after = count_pools(&barrier);
-		EXPECT(&history, after.pages == before.pages ? after.objects == before.objects :
-							       after.objects > before.objects);
+		EXPECT(&history, after.pages == before.pages ? after.objects == before.objects
+							     : after.objects > before.objects);
 		before = after;
 	}
 	/* Room for the most that one history can have. */
@@ -498,7 +509,8 @@ static int owners[8];
 
 static struct ta_sync *enter(int descriptor, bool data_only, int owner)
 {
-	struct ta_sync *sync = ta_barrier_enter(&barrier, 1, 1, descriptor, data_only, &owners[owner]);
+	struct ta_sync *sync =
+		ta_barrier_enter(&barrier, 1, 1, descriptor, data_only, &owners[owner]);
 
 	ck_assert_ptr_nonnull(sync);
 	return sync;
@@ -511,7 +523,8 @@ static void attach(struct ta_sync *sync, struct ta_epoch *epoch)
 }
 
 /* A sync on its way that waits for one request. */
-static struct ta_sync *enter_behind(struct ta_epoch *epoch, int descriptor, bool data_only, int owner)
+static struct ta_sync *enter_behind(struct ta_epoch *epoch, int descriptor, bool data_only,
+				    int owner)
 {
 	struct ta_sync *sync = enter(descriptor, data_only, owner);
 
@@ -684,7 +697,9 @@ END_TEST
 
 START_TEST(fsync_serves_fdatasync_and_not_the_reverse)
 {
-	static const bool kinds[][2] = { { true, true }, { true, false }, { false, true }, { false, false } };
+	static const bool kinds[][2] = {
+		{ true, true }, { true, false }, { false, true }, { false, false }
+	};
 
 	for (unsigned i = 0; i < 4; i++) {
 		struct ta_epoch epochs[2];
@@ -755,8 +770,8 @@ START_TEST(files_differ_by_device_and_inode)
 	struct ta_sync *syncs[3];
 
 	for (unsigned i = 0; i < 3; i++) {
-		syncs[i] = ta_barrier_enter(&barrier, identities[i].device, identities[i].inode, 3, false,
-					    &owners[i]);
+		syncs[i] = ta_barrier_enter(&barrier, identities[i].device, identities[i].inode, 3,
+					    false, &owners[i]);
 		ta_barrier_arm(&barrier, syncs[i], &due);
 		expect_due(syncs[i]);
 	}

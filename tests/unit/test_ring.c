@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: every event of the kernel's ring and every completion of the library's own reaches exactly one
- * reaper, in order; events of the library's own reach none; whoever can be satisfied is woken.
+ * Goal: every event of the kernel's ring and every completion of the library's own reaches exactly
+ * one reaper, in order; events of the library's own reach none; whoever can be satisfied is woken.
  *
- * Method: ring, slots and waiters are made here, in a context that the kernel does not know; the test
- * plays the kernel.  As nobody sleeps, all of the bookkeeping runs in one thread.  Random histories are
- * compared with a model of two queues after every step.  TRUEAIO_SEED=n plays the one history with that
- * seed.
+ * Method: ring, slots and waiters are made here, in a context that the kernel does not know; the
+ * test plays the kernel.  As nobody sleeps, all of the bookkeeping runs in one thread.  Random
+ * histories are compared with a model of two queues after every step.  TRUEAIO_SEED=n plays the one
+ * history with that seed.
  */
 #include "internal.h"
 
@@ -19,12 +19,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-#define PAGE	   4096ul
-#define SLOTS	   12
+#define PAGE 4096ul
+#define SLOTS 12
 #define OWN_EVENTS 4 /* places of the ring that are left for them */
-#define WAITERS	   4
-#define STEPS	   200
-#define HISTORIES  2000
+#define WAITERS 4
+#define STEPS 200
+#define HISTORIES 2000
 
 static struct ta_process *process;
 static uint64_t random_state;
@@ -78,7 +78,8 @@ static void play_histories(void (*play)(void))
  * The ring alone.
  */
 
-static _Alignas(struct ta_ring) char ring_memory[sizeof(struct ta_ring) + 64 * sizeof(struct io_event)];
+static _Alignas(
+	struct ta_ring) char ring_memory[sizeof(struct ta_ring) + 64 * sizeof(struct io_event)];
 static struct ta_ring *const ring = (struct ta_ring *)ring_memory;
 
 static void new_ring(uint32_t event_count, uint32_t start)
@@ -202,7 +203,8 @@ static void new_context(void)
 
 static void set_up(void)
 {
-	char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *pages =
+		mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	process = ta_process_enter();
 	context = ta_pages_alloc(sizeof(*context));
@@ -241,7 +243,8 @@ static struct ta_slot *submit(uintptr_t number)
 
 static void kernel_ends(struct ta_slot *slot, long result)
 {
-	kernel_adds((struct io_event){ .data = slot->iocb.data, .obj = &slot->iocb, .res = (unsigned long)result });
+	kernel_adds((struct io_event){
+		.data = slot->iocb.data, .obj = &slot->iocb, .res = (unsigned long)result });
 }
 
 static void wake_up_arrives(void)
@@ -265,7 +268,9 @@ static void expect_event(const struct io_event *event, uintptr_t number)
 
 static void add_waiter(struct ta_waiter *waiter, uint32_t want)
 {
-	*waiter = (struct ta_waiter){ .want = want, .event_fd = -1, .previous = context->waiters_tail };
+	*waiter = (struct ta_waiter){ .want = want,
+				      .event_fd = -1,
+				      .previous = context->waiters_tail };
 	if (context->waiters_tail)
 		context->waiters_tail->next = waiter;
 	else
@@ -274,8 +279,8 @@ static void add_waiter(struct ta_waiter *waiter, uint32_t want)
 }
 
 /*
- * Random histories of a context.  The model: what was drained or completed by the library, and behind it
- * what the kernel's ring holds; zero stands for an event of the library's own.
+ * Random histories of a context.  The model: what was drained or completed by the library, and
+ * behind it what the kernel's ring holds; zero stands for an event of the library's own.
  */
 
 struct queue {
@@ -593,7 +598,8 @@ static struct ta_slot *submit_trial(uintptr_t number, long asked)
 
 START_TEST(a_missed_trial_is_nobodys_event_yet)
 {
-	struct ta_slot *miss = submit_trial(1, 100), *hit = submit_trial(2, 6), *cut = submit_trial(3, 100);
+	struct ta_slot *miss = submit_trial(1, 100), *hit = submit_trial(2, 6),
+		       *cut = submit_trial(3, 100);
 	struct ta_work work = { 0 };
 	struct io_event *events = room_for(1);
 
@@ -651,12 +657,17 @@ START_TEST(a_sleeping_driver_is_posted_to_once)
 }
 END_TEST
 
-/* The same with the kernel's ring: a reaper that takes the wake-up, and not all that woke, posts another. */
+/*
+ * The same with the kernel's ring: a reaper that takes the wake-up, and not all that woke, posts
+ * another.
+ */
 START_TEST(a_reaper_that_takes_the_wake_up_posts_another)
 {
 	struct ta_context *fake = context;
 	io_context_t handle = NULL;
-	struct ta_wait wait = { .nr = 1, .events = room_for(1), .timeout = &(struct timespec){ 0 } };
+	struct ta_wait wait = { .nr = 1,
+				.events = room_for(1),
+				.timeout = &(struct timespec){ 0 } };
 	struct ta_work work = { 0 };
 	int result = ta_context_setup(process, 8, TA_CONTEXT_MEDIATED, &handle);
 
