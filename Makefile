@@ -78,7 +78,6 @@ CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard
 		   $(patsubst tests/contract/%.c,$(B)/tests/contract/%.so,$(wildcard tests/contract/objects/*.c))
 TEST_TOOLS	:= $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
 FUZZ_SOURCES	:= $(filter-out tests/fuzz/libfuzzer.c,$(wildcard tests/fuzz/*.c))
-EXAMPLES	:= $(patsubst examples/%.c,$(B)/examples/%,$(wildcard examples/*.c))
 MAN_PAGES	:= $(wildcard man/*.[1-8])
 
 # make would take them for intermediate files and remove them: only pattern rules ask for them.
@@ -195,11 +194,6 @@ $(B)/tests/fuzz/differential: $(FUZZ_SOURCES) tests/fuzz/fuzz.h $(B)/libaio.so $
 	$(NOT_STRICT)
 	$(Q)$(CC) $(ALL_CFLAGS) -o $@ $(FUZZ_SOURCES) $(ALL_LDFLAGS) $(WITH_LIBAIO)
 
-$(B)/examples/%: examples/%.c $(B)/libaio.so $(BUILT_WITH)
-	$(COMPILE)
-	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) -L$(B) -laio
-
 $(B)/scale: bench/scale.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
@@ -211,7 +205,7 @@ $(B)/fsync_promise: bench/fsync_promise.c $(B)/libaio.so $(BUILT_WITH)
 	$(NOT_STRICT)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) -L$(B) -laio
 
--include $(wildcard $(B)/obj/*/*.d $(B)/tests/*/*.d $(B)/tests/*/*/*.d $(B)/examples/*.d $(B)/*.d)
+-include $(wildcard $(B)/obj/*/*.d $(B)/tests/*/*.d $(B)/tests/*/*/*.d $(B)/*.d)
 
 # Tests. The dependencies come first, and the makefile is read anew once they are there.
 
@@ -224,7 +218,7 @@ check-suites:
 	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
 	@CC='$(CC)' SANITIZE='$(SANITIZE)' ENGINES='$(ENGINES)' FUZZ_ENGINES='$(FUZZ_ENGINES)' scripts/run-tests $(B)
 
-check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(EXAMPLES) $(B)/fsync_promise $(B)/scale
+check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(B)/fsync_promise $(B)/scale
 
 # Real programs: those in tests/clients, or CLIENTS='fio qemu'.
 CLIENT_ENGINES	?= native uring threads no-uring-EPERM neither
@@ -321,7 +315,7 @@ uninstall:
 
 .PHONY: format tidy clean help always
 format:
-	clang-format -i $(wildcard include/*.h src/*.[ch] cli/*.[ch] tests/*/*.[ch] bench/*.[ch] examples/*.[ch])
+	clang-format -i $(wildcard include/*.h src/*.[ch] cli/*.[ch] tests/*/*.[ch] bench/*.[ch] examples/*.c examples/*.cpp)
 
 tidy:
 	@scripts/tidy
