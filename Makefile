@@ -136,14 +136,20 @@ $(B)/libaio.so.1: $(SHARED_OBJECTS) src/libaio.map $(B)/flags
 $(B)/libaio.so: $(B)/libaio.so.1
 	$(Q)ln -sf libaio.so.1 $@
 
-# One object with liburing inside. Our own shared names are hidden, so that --localize-hidden finds them;
-# liburing's are not, so they are listed.
+# Two objects, so that a program which takes its events by itself gets only the first (src/caller.c); it has liburing
+# inside. Local are all names of liburing's, and those of our own by which the two do not refer to each other.
+ARCHIVED	:= $(B)/obj/libaio.o $(B)/obj/libaio_reap.o
+DEFINED		= $(NM) -g --defined-only
 $(B)/libaio.a: $(STATIC_OBJECTS) $(B)/flags
 	@echo "  AR   $@"
-	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/whole.o $(STATIC_OBJECTS) $(LIBURING)
-	$(Q)$(NM) -g --defined-only $$($(CC) -print-file-name=liburing.a) | awk 'NF == 3 { print $$3 }' > $(B)/obj/liburing.symbols
-	$(Q)$(OBJCOPY) --localize-hidden --localize-symbols=$(B)/obj/liburing.symbols $(B)/obj/whole.o $(B)/obj/libaio.o
-	$(Q)rm -f $@ && $(AR) rcs $@ $(B)/obj/libaio.o
+	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/libaio.o $(filter-out %/api_reap.o,$(STATIC_OBJECTS)) $(LIBURING)
+	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/libaio_reap.o $(filter %/api_reap.o,$(STATIC_OBJECTS))
+	$(Q)$(NM) $(ARCHIVED) | awk '/ [UV] ta_/ { print $$NF }' > $(B)/obj/crossing.symbols
+	$(Q){ $(DEFINED) $$($(CC) -print-file-name=liburing.a); \
+		$(DEFINED) $(ARCHIVED) | grep ' ta_' | grep -vwFf $(B)/obj/crossing.symbols; } | \
+		awk 'NF == 3 { print $$3 }' > $(B)/obj/local.symbols
+	$(Q)for object in $(ARCHIVED); do $(OBJCOPY) --localize-symbols=$(B)/obj/local.symbols $$object || exit 1; done
+	$(Q)rm -f $@ && $(AR) rcs $@ $(ARCHIVED)
 
 # The command uses the library by its public interface, but for the doctor: he has the library's own questions to
 # the system. json-c is linked in where there is an archive of it, so that the command, too, needs libc alone.

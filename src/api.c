@@ -1,49 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every exported function and its symbol version.
+ * The exported functions but those that take events, which are in api_reap.c.
  *
  * What stands here is checks and delegation: arguments that the manual gives an errno for, a
  * context looked up by the function that does the work, and the way out for a signal handler that
  * interrupted the library in its own thread at a bad moment (-EAGAIN, from waits -EINTR) instead of
  * a deadlock.  Errors are returned as negative errno; errno itself stays as it was.
  *
- * io_queue_run, io_queue_init and io_queue_release call the exported functions, not their insides:
- * a program that interposes io_setup or io_getevents has always seen those calls, too.
+ * io_queue_init and io_queue_release call the exported functions, not their insides: a program that
+ * interposes io_setup or io_destroy has always seen those calls, too.
  */
+#include "api.h"
+
 #include "offload.h"
 #include "probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define TA_EXPORT __attribute__((visibility("default")))
-
-/*
- * Ties a function to a versioned name: the attribute survives gcc's link-time optimization, clang
- * has the assembler's directive alone.  The default versions are tied here, too, not left to the
- * map: GNU ld makes them local symbols under link-time optimization.  The static archive has plain
- * names, and only the default version of each.
- */
-#if defined(TA_STATIC)
-#define TA_DEFAULT_VERSION(function, name, node)                                                   \
-	extern __typeof__(function) name __attribute__((visibility("default"), alias(#function)))
-#define TA_OLD_VERSION(function, name, node) extern __typeof__(function) function
-#else
-#if defined(__has_attribute) && __has_attribute(symver)
-#define TA_VERSIONED(function, versioned)                                                          \
-	extern __typeof__(function) function                                                       \
-		__attribute__((visibility("default"), used, symver(versioned)))
-#else
-#define TA_VERSIONED(function, versioned)                                                          \
-	extern __typeof__(function) function __attribute__((visibility("default"), used));         \
-	__asm__(".symver " #function ", " versioned)
-#endif
-#define TA_DEFAULT_VERSION(function, name, node) TA_VERSIONED(function, #name "@@" node)
-#define TA_OLD_VERSION(function, name, node) TA_VERSIONED(function, #name "@" node)
-#endif
-
-static const struct timespec no_time = { 0, 0 };
 
 /* ---- set-up and destruction ------------------------------------------------------------------ */
 
@@ -268,89 +242,14 @@ int ta_io_cancel_0_1(io_context_t ctx, struct iocb *iocb)
 	return cancel(ctx, iocb);
 }
 
-/* ---- reaping --------------------------------------------------------------------------------- */
-
-/*
- * The time to wait: -1 for ever, which is what no timeout and a sum below zero mean.  Nanoseconds
- * beyond a second are added; what does not fit is as good as for ever.
- */
-static int64_t timeout_in_ns(const struct timespec *timeout)
-{
-	int64_t ns;
-
-	if (!timeout || __builtin_mul_overflow((int64_t)timeout->tv_sec, 1000000000, &ns) ||
-	    __builtin_add_overflow(ns, (int64_t)timeout->tv_nsec, &ns))
-		return -1;
-	return ns < 0 ? -1 : ns;
-}
-
-static inline int reap(io_context_t ctx, struct ta_wait *wait, const struct timespec *timeout)
-{
-	struct ta_process *process;
-	struct timespec copy;
-
-	if (ta_thread_is_inside())
-		return -EINTR;
-	process = ta_process_enter();
-	if (ta_unlikely(!process))
-		return -EINVAL;
-	if (timeout) {
-		if (ta_unlikely(!ta_copy_in(&copy, timeout, sizeof(copy))))
-			return -EFAULT;
-		wait->timeout = &copy;
-	}
-	wait->timeout_ns = timeout_in_ns(wait->timeout);
-	if (ta_unlikely(wait->min_nr < 0 || wait->nr < 0 ||
-			(wait->min_nr > wait->nr && !wait->peek)))
-		return -EINVAL;
-	return ta_reap(process, ctx, wait);
-}
-
-int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
-		    struct timespec *timeout);
-TA_DEFAULT_VERSION(ta_io_getevents, io_getevents, "LIBAIO_0.4");
-
-int ta_io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
-		    struct timespec *timeout)
-{
-	struct ta_wait wait = { .min_nr = min_nr, .nr = nr, .events = events };
-
-	return reap(ctx, &wait, timeout);
-}
-
-int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
-			const struct timespec *timeout);
-TA_OLD_VERSION(ta_io_getevents_0_1, io_getevents, "LIBAIO_0.1");
-
-int ta_io_getevents_0_1(io_context_t ctx, long nr, struct io_event *events,
-			const struct timespec *timeout)
-{
-	struct ta_wait wait = { .min_nr = 1, .nr = nr, .events = events };
-
-	return reap(ctx, &wait, timeout);
-}
-
-/* The kernel's sigset_t is 8 bytes; that much of the program's must be readable. */
-TA_EXPORT int io_pgetevents(io_context_t ctx, long min_nr, long nr, struct io_event *events,
-			    struct timespec *timeout, sigset_t *sigmask)
-{
-	struct ta_wait wait = { .min_nr = min_nr, .nr = nr, .events = events, .mask = sigmask };
-
-	if (ta_thread_is_inside())
-		return -EINTR;
-	if (!ta_process_enter())
-		return -EINVAL;
-	if (sigmask && !ta_memory_probe(sigmask, 8, false))
-		return -EFAULT;
-	return reap(ctx, &wait, timeout);
-}
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 /* Waits until an event is there or the time is over, and takes none. */
 static int queue_wait(io_context_t ctx, const struct timespec *timeout)
 {
 	struct ta_wait wait = { .min_nr = 1, .peek = true };
 
-	return reap(ctx, &wait, timeout);
+	return ta_api_reap(ctx, &wait, timeout);
 }
 
 int ta_io_queue_wait(io_context_t ctx, struct timespec *timeout);
@@ -367,25 +266,6 @@ TA_OLD_VERSION(ta_io_queue_wait_0_1, io_queue_wait, "LIBAIO_0.1");
 int ta_io_queue_wait_0_1(io_context_t ctx, const struct timespec *timeout)
 {
 	return queue_wait(ctx, timeout);
-}
-
-/*
- * Takes events one at a time, so that a callback may submit, or call this again, and what it starts
- * is seen in the same call.
- */
-TA_EXPORT int io_queue_run(io_context_t ctx)
-{
-	struct timespec timeout = no_time;
-	struct io_event event;
-	int result;
-
-	while ((result = io_getevents(ctx, 0, 1, &event, &timeout)) == 1) {
-		io_callback_t callback = (io_callback_t)event.data;
-
-		if (callback)
-			callback(ctx, event.obj, (long)event.res, (long)event.res2);
-	}
-	return result;
 }
 
 /* ---- what serves a context ------------------------------------------------------------------- */

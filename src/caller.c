@@ -3,10 +3,15 @@
  * Does the program reap its completions without us?
  *
  * QEMU reads the ring in memory; MariaDB calls io_getevents by its number.  Such an object imports
- * io_submit and none of the functions that take completions.  So the object that calls io_setup is
- * looked up by the return address, and the names that its relocations refer to are read from its
- * dynamic section.  What cannot be read that way (a program that calls us through dlsym, or holds
- * the static library) counts as one that uses our io_getevents.
+ * io_submit and none of the functions that take completions.  (io_queue_wait takes none.)  So the
+ * object that calls io_setup is looked up by the return address, and the names that its relocations
+ * refer to are read from its dynamic section.
+ *
+ * An object that imports neither only wraps io_setup, or has ended its function with a jump to it,
+ * or has found it by dlsym.  Then all objects of the process are asked together.
+ *
+ * With the static library there are no imports.  But the functions that take completions are a
+ * member of its archive by themselves, which is there only if somebody refers to one of them.
  */
 #include "internal.h"
 
@@ -15,8 +20,7 @@
 #include <string.h>
 
 struct imports {
-	uintptr_t address;
-	bool found;
+	uintptr_t address; /* of the object that is meant; 0: all of them */
 	bool submits;
 	bool reaps;
 };
@@ -35,8 +39,7 @@ static uintptr_t absolute(const struct object *object, ElfW(Addr) value)
 
 static void note_symbol(struct imports *imports, const struct object *object, size_t index)
 {
-	static const char *const reaping[] = { "io_getevents", "io_pgetevents", "io_queue_run",
-					       "io_queue_wait" };
+	static const char *const reaping[] = { "io_getevents", "io_pgetevents", "io_queue_run" };
 	const ElfW(Sym) *symbol = &object->symbols[index];
 	const char *name = object->names + symbol->st_name;
 	size_t i;
@@ -120,6 +123,7 @@ static int visit_object(struct dl_phdr_info *info, size_t size, void *argument)
 	struct object object = { .base = info->dlpi_addr };
 	const ElfW(Dyn) *dynamic = NULL;
 	struct imports *imports = argument;
+	bool meant = !imports->address;
 	int i;
 
 	(void)size;
@@ -131,19 +135,34 @@ static int visit_object(struct dl_phdr_info *info, size_t size, void *argument)
 			dynamic = (const ElfW(Dyn) *)start;
 		if (segment->p_type == PT_LOAD && imports->address >= start &&
 		    imports->address < start + segment->p_memsz)
-			imports->found = true;
+			meant = true;
 	}
-	if (!imports->found)
+	if (!meant)
 		return 0;
 	if (dynamic)
 		read_dynamic(imports, &object, dynamic);
-	return 1;
+	return imports->address != 0;
 }
+
+#ifdef TA_STATIC
+/*
+ * api_reap.c has another, which is not weak.  Volatile, or link-time optimization would not look.
+ */
+const volatile bool ta_events_are_taken_here __attribute__((weak)) = false;
+#endif
 
 bool ta_caller_reaps_by_itself(const void *return_address)
 {
 	struct imports imports = { .address = (uintptr_t)return_address };
 
 	dl_iterate_phdr(visit_object, &imports);
+	if (!imports.submits && !imports.reaps) {
+#ifdef TA_STATIC
+		return !ta_events_are_taken_here;
+#else
+		imports.address = 0;
+		dl_iterate_phdr(visit_object, &imports);
+#endif
+	}
 	return imports.submits && !imports.reaps;
 }

@@ -519,8 +519,9 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 		unsigned long kernel_handle = context->kernel_handle;
 
 		ta_unlock(&context->lock);
-		return ta_kaio_getevents(kernel_handle, wait->min_nr, wait->nr, wait->events,
-					 wait->timeout, wait->mask);
+		/* io_queue_wait waits for nothing, as libaio's: the ring is the program's. */
+		return ta_kaio_getevents(kernel_handle, wait->peek ? 0 : wait->min_nr, wait->nr,
+					 wait->events, wait->timeout, wait->mask);
 	}
 	taken = wait->peek ? 0 : take(context, wait->events, wait->nr, &work);
 	if (taken >= 0 && taken < wait->min_nr && wait->timeout_ns != 0) {
