@@ -5,12 +5,13 @@
 source "${BASH_SOURCE%/*}/common.bash"
 
 jobs=0
-base=(--ioengine=libaio --directory="$WORK" --filename_format='file.$jobnum' --size=32m --bs=4k --group_reporting --minimal)
+scheduled=()
+base=(--ioengine=libaio --directory="$WORK" --filename_format='file.$jobnum' --size=24m --bs=4k --group_reporting --minimal)
 
 # job NAME OPTION...: must end well, and without one of the complaints that fio makes of what it survives. It always
 # warns of several writers who verify; here each has a file of its own.
 job() {
-	must fio --name="$1" "${base[@]}" "${@:2}"
+	must "${scheduled[@]}" fio --name="$1" "${base[@]}" "${@:2}"
 	! grep '^fio: ' output | grep -vq 'multiple writers may overwrite' || fail "job $1 complained"
 	jobs=$((jobs + 1))
 }
@@ -30,6 +31,21 @@ done
 job processes --direct=1 --iodepth=16 --numjobs=4 --size=8m "${verified[@]}"
 job threads --thread --direct=1 --iodepth=16 --numjobs=4 --size=8m "${verified[@]}"
 job rate --thread --direct=1 --iodepth=16 --size=8m --rate_iops=4000 --rate_process=poisson "${verified[@]}"
+
+# io_submit_mode=offload: a thread of fio's for each request in flight, with a context of its own. fio 3.33 makes them in
+# such a way (start_worker() assigns the flags in which the new thread has set SW_F_RUNNING) that it waits for ever when
+# one of them is up too soon; so they get one CPU, on which none runs before the one that made it has to wait.
+cpu=$(awk '/^Cpus_allowed_list/ { split($2, cpus, /[-,]/); print cpus[1] }' /proc/self/status)
+scheduled=(taskset --cpu-list "$cpu" chrt --fifo 1)
+for direct in 0 1; do
+	offload=(--thread --direct=$direct --iodepth=16 --size=8m --verify=crc32c --verify_fatal=1)
+	job "offload, direct=$direct" "${offload[@]}" --io_submit_mode=offload --rw=randwrite
+	job "offloaded reads, direct=$direct" "${offload[@]}" --io_submit_mode=offload --rw=randread
+	scheduled=()
+	job "reads of what was offloaded, direct=$direct" "${offload[@]}" --rw=read
+	scheduled=(taskset --cpu-list "$cpu" chrt --fifo 1)
+done
+scheduled=()
 
 # A full file system: ENOSPC comes in the events, and fio cancels and reaps the rest.
 scratch_filesystem ext4 16M
