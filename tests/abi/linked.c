@@ -10,6 +10,7 @@
  *
  * With -DBY_ADDRESS functions are called through a table of their addresses, with -DBY_DLSYM the
  * library is loaded and its functions looked up.  -DQUEUE_WAIT calls io_queue_wait as well.
+ * -DREFERS is for a reference to io_getevents that nobody uses.
  *
  * Three blocks are written to FILE, each with the same eventfd.  When it has counted three, the
  * program takes what there is, and prints what it found:
@@ -156,6 +157,11 @@ void take(io_context_t ctx)
 			took(events[i].obj);
 }
 
+#endif
+
+#ifdef REFERS
+int (*volatile unused_getevents)(io_context_t, long, long, struct io_event *,
+				 struct timespec *) = io_getevents;
 #endif
 
 #ifdef MAIN

@@ -134,6 +134,16 @@ linked_both_ways() {
 	done
 }
 
+@test "an object counts for itself, whatever the program imports, and by io_queue_init, too" {
+	for flags in "" -Dio_setup=io_queue_init; do
+		what=$flags
+		# shellcheck disable=SC2086
+		link_object whole -DSETUP $flags -DSUBMIT -DTAKE=RING "${shared[@]}"
+		link_program -DMAIN -DREFERS -L. -lwhole "${shared[@]}"
+		is_passed_through
+	done
+}
+
 # The call's return address is in the program, which imports nothing that tells.
 @test "an object that jumps to io_setup instead of calling it" {
 	for take in GETEVENTS RING; do
