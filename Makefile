@@ -137,18 +137,18 @@ $(B)/libaio.so: $(B)/libaio.so.1
 	$(Q)ln -sf libaio.so.1 $@
 
 # Two objects, so that a program which takes its events by itself gets only the first (src/caller.c); it has liburing
-# inside. Local are all names of liburing's, and those of our own by which the two do not refer to each other.
+# inside. Global are the names that the shared library exports, and those by which the two refer to each other. No groups
+# are left, which a program's linker would take for its own (i386 has such functions, of the compiler's).
 ARCHIVED	:= $(B)/obj/libaio.o $(B)/obj/libaio_reap.o
-DEFINED		= $(NM) -g --defined-only
-$(B)/libaio.a: $(STATIC_OBJECTS) $(B)/flags
+RELOCATABLE	+= -r -nostdlib -Wl,--force-group-allocation
+
+$(B)/libaio.a: $(STATIC_OBJECTS) $(B)/libaio.so.1 $(B)/flags
 	@echo "  AR   $@"
-	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/libaio.o $(filter-out %/api_reap.o,$(STATIC_OBJECTS)) $(LIBURING)
-	$(Q)$(CC) -r -nostdlib $(RELOCATABLE) -o $(B)/obj/libaio_reap.o $(filter %/api_reap.o,$(STATIC_OBJECTS))
-	$(Q)$(NM) $(ARCHIVED) | awk '/ [UV] ta_/ { print $$NF }' > $(B)/obj/crossing.symbols
-	$(Q){ $(DEFINED) $$($(CC) -print-file-name=liburing.a); \
-		$(DEFINED) $(ARCHIVED) | grep ' ta_' | grep -vwFf $(B)/obj/crossing.symbols; } | \
-		awk 'NF == 3 { print $$3 }' > $(B)/obj/local.symbols
-	$(Q)for object in $(ARCHIVED); do $(OBJCOPY) --localize-symbols=$(B)/obj/local.symbols $$object || exit 1; done
+	$(Q)$(CC) $(RELOCATABLE) -o $(B)/obj/libaio.o $(filter-out %/api_reap.o,$(STATIC_OBJECTS)) $(LIBURING)
+	$(Q)$(CC) $(RELOCATABLE) -o $(B)/obj/libaio_reap.o $(filter %/api_reap.o,$(STATIC_OBJECTS))
+	$(Q)$(NM) -D --defined-only $(B)/libaio.so.1 | awk '{ sub(/@.*/, "", $$3); print $$3 }' > $(B)/obj/global.symbols
+	$(Q)$(NM) $(ARCHIVED) | awk '/ [UV] ta_/ { print $$NF }' >> $(B)/obj/global.symbols
+	$(Q)for object in $(ARCHIVED); do $(OBJCOPY) --keep-global-symbols=$(B)/obj/global.symbols $$object || exit 1; done
 	$(Q)rm -f $@ && $(AR) rcs $@ $(ARCHIVED)
 
 # The command uses the library by its public interface, but for the doctor: he has the library's own questions to

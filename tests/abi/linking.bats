@@ -7,6 +7,9 @@
 # linked.c is linked in many ways, and run on each engine. A pass-through program must find the kernel's magic in
 # the ring, and all its events with its own iocbs; on an engine without the kernel's ring it must be refused. A
 # mediated one must find the other magic, and all its events by the library's functions.
+#
+# Environment: CC (gcc), which may be another architecture's that runs here, as BUILD may be: i386 has another kind
+# of relocations.
 
 load common
 
@@ -14,6 +17,7 @@ setup() {
 	require_library
 	cd "$BATS_TEST_TMPDIR" || return
 	unset TRUEAIO_ENGINE TRUEAIO_LOG
+	clang="clang --target=$(${CC:-gcc} -dumpmachine)"
 	engines=(native uring threads)
 	whole=(-DSETUP -DSUBMIT -DMAIN)
 	shared=(-L"$library_dir" -laio)
@@ -104,8 +108,8 @@ linked_both_ways() {
 		# shellcheck disable=SC2086
 		linked_both_ways $flags "${shared[@]}"
 	done
-	CC=clang linked_both_ways "${shared[@]}"
-	CC=clang linked_both_ways -flto -fuse-ld=lld "${shared[@]}"
+	CC=$clang linked_both_ways "${shared[@]}"
+	CC=$clang linked_both_ways -flto -fuse-ld=lld "${shared[@]}"
 }
 
 @test "relative relocations in a table of their own" {
@@ -192,7 +196,7 @@ int io_setup(int count, void *ctx)
 	return result > 0 ? 0 : result;
 }
 END
-	gcc -shared -fPIC -o libfront.so front.c
+	${CC:-gcc} -shared -fPIC -o libfront.so front.c
 	what="front, linked before the library"
 	link_program "${whole[@]}" -DTAKE=GETEVENTS -L. -Wl,--no-as-needed -lfront "${shared[@]}"
 	is_mediated
@@ -212,7 +216,7 @@ END
 		done
 	done
 	linked_both_ways -flto "$archive"
-	CC=clang linked_both_ways -flto -fuse-ld=lld "$archive"
+	CC=$clang linked_both_ways -flto -fuse-ld=lld "$archive"
 	for take in PGETEVENTS QUEUE_RUN; do
 		what="static $take"
 		link_program "${whole[@]}" -DTAKE=$take "$archive"
