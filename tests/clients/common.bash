@@ -17,8 +17,9 @@ set_engine "$ENGINE"
 
 # What the library says of each context: the engine that serves it.
 library_log=$WORK/library.log
+system_library=$(scripts/system-libaio)
 if [ "$ENGINE" = reference ]; then
-	library=$(scripts/system-libaio)
+	library=$system_library
 else
 	library=$BUILD/libaio.so.1
 	on=(env LD_LIBRARY_PATH="$BUILD" TRUEAIO_LOG="$library_log" "${on[@]}")
@@ -62,6 +63,24 @@ on_library() {
 # must COMMAND...: the same, and it has to succeed.
 must() {
 	on_library "$@" || fail "$1 ended with exit status $?: $*"
+}
+
+# refused_as_on_libaio COMMAND...: a program that gets no context on this engine says and does what it does on the
+# distribution's library where io_setup fails in the same way. The library may have its own say when TRUEAIO_ENGINE
+# cannot be had: one line, and the first.
+refused_as_on_libaio() {
+	local errno=EAGAIN line= status=0 expected=0
+	case $ENGINE in
+	uring | threads)
+		errno=ENOSYS
+		line='1{/^trueaio: TRUEAIO_ENGINE cannot be /d}'
+		;;
+	esac
+	timeout -k 5 120 env LD_LIBRARY_PATH="$(dirname "$system_library")" "${without[@]}" io_setup:$errno -- "$@" \
+		>"$WORK/expected" 2>&1 || expected=$?
+	on_library "$@" || status=$?
+	[ $status = $expected ] || fail "$1 ended with exit status $status, and with $expected on the distribution's library"
+	sed "$line" "$WORK/output" | diff "$WORK/expected" - || fail "$1 says other things on the distribution's library"
 }
 
 # start NAME COMMAND...: starts a server on the library; $started is its process id and NAME.log its output.
@@ -153,6 +172,12 @@ expect_engine() {
 		[ "$engine" = "$served_by" ] || [ "$engine" = "$served_by-passthrough" ] ||
 			fail "a context was served by $engine, not by $served_by"
 	done
+}
+
+# passed_through: every context was recognized as one whose events the program takes by itself.
+passed_through() {
+	[ "$ENGINE" = reference ] || [ "$(engines_in_log)" = "$served_by-passthrough" ] ||
+		fail "not every context was passed through: $(engines_in_log)"
 }
 
 # ok TEXT: the verdict, once it is certain what was tested.
