@@ -9,7 +9,7 @@
 #	make check-clients [CLIENTS=fio]	real programs on the library
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
-#	make install, uninstall		PREFIX is /usr/local; DESTDIR works
+#	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
 #	make dependencies		the packages that all of these need; each installs its own
 #	make format, tidy, clean
 #
@@ -78,7 +78,6 @@ CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard
 		   $(patsubst tests/contract/%.c,$(B)/tests/contract/%.so,$(wildcard tests/contract/objects/*.c))
 TEST_TOOLS	:= $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
 FUZZ_SOURCES	:= $(filter-out tests/fuzz/libfuzzer.c,$(wildcard tests/fuzz/*.c))
-MAN_PAGES	:= $(wildcard man/*.[1-8])
 
 # make would take them for intermediate files and remove them: only pattern rules ask for them.
 .SECONDARY: $(UNIT_OBJECTS)
@@ -292,30 +291,16 @@ $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/f
 dependencies:
 	@CC='$(CC)' scripts/install-dependencies build check run bench
 
-# Installed in a directory that the dynamic linker searches, the library serves every program from then on
-# (/usr/local/lib comes before the distribution's on Debian). So its cache is renewed at once, and not by whatever
-# package happens to be installed next. With DESTDIR nothing outside of it is touched.
-ACTIVATE	= @[ -n '$(DESTDIR)' ] || [ "$$(id -u)" != 0 ] || { ldconfig && \
-		echo "Programs get libaio.so.1 from:" && ldconfig -p | awk '/libaio\.so\.1 / { print $$NF; exit }'; }
-
+# What is in the way and belongs to a package, or is another libaio, is left alone without FORCE=1.
 .PHONY: install uninstall
 install: all
-	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(BINDIR)'
-	$(INSTALL) -m 644 $(B)/libaio.so.1 $(B)/libaio.a '$(DESTDIR)$(LIBDIR)'
-	ln -sf libaio.so.1 '$(DESTDIR)$(LIBDIR)/libaio.so'
-	$(INSTALL) -m 644 include/libaio.h '$(DESTDIR)$(INCLUDEDIR)'
-	$(if $(CLI_OBJECTS),$(INSTALL) -m 755 $(B)/trueaio '$(DESTDIR)$(BINDIR)')
-	@for page in $(MAN_PAGES); do \
-		directory='$(DESTDIR)$(MANDIR)'/man$${page##*.}; \
-		$(INSTALL) -d "$$directory" && $(INSTALL) -m 644 "$$page" "$$directory" || exit 1; \
-	done
-	$(ACTIVATE)
+	@$(INSTALL_FILES) scripts/install-files install $(B)
 
 uninstall:
-	rm -f '$(DESTDIR)$(LIBDIR)/libaio.so.1' '$(DESTDIR)$(LIBDIR)/libaio.so' '$(DESTDIR)$(LIBDIR)/libaio.a'
-	rm -f '$(DESTDIR)$(INCLUDEDIR)/libaio.h' '$(DESTDIR)$(BINDIR)/trueaio'
-	@for page in $(notdir $(MAN_PAGES)); do rm -f '$(DESTDIR)$(MANDIR)'/man$${page##*.}/"$$page"; done
-	$(ACTIVATE)
+	@$(INSTALL_FILES) scripts/install-files uninstall $(B)
+
+INSTALL_FILES	= DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' \
+		  MANDIR='$(MANDIR)' VERSION='$(VERSION)' INSTALL='$(INSTALL)' FORCE='$(FORCE)'
 
 # Upkeep.
 

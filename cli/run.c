@@ -115,22 +115,24 @@ static char *library_of_system(void)
 	return directory;
 }
 
-/* Beside this program, as after make; else where both were installed. */
+/*
+ * Where ours can stand, seen from this program: beside it, as after make; where both were installed
+ * with one prefix; in a directory that no other program searches, if the command was installed
+ * without the library.
+ */
+static const char *const places[] = { "", "/../lib", "/../lib64", "/../lib/trueaio" };
+
 static char *find_library_directory(void)
 {
-	char *directory = NULL;
-#ifdef TRUEAIO_LIBDIR
-	directory = library_in(TRUEAIO_LIBDIR);
-#endif
 	char *self = realpath("/proc/self/exe", NULL);
-	if (self && !directory) {
-		char *installed = NULL;
-		const char *own = dirname(self);
+	const char *own = self ? dirname(self) : NULL;
+	char *directory = NULL, *place;
 
-		directory = library_in(own);
-		if (!directory && asprintf(&installed, "%s/../lib", own) >= 0)
-			directory = library_in(installed);
-		free(installed);
+	for (size_t i = 0; own && !directory && i < sizeof(places) / sizeof(places[0]); i++) {
+		if (asprintf(&place, "%s%s", own, places[i]) < 0)
+			break;
+		directory = library_in(place);
+		free(place);
 	}
 	free(self);
 	return directory ? directory : library_of_system();

@@ -86,6 +86,14 @@ change_byte()
 	[ "$(bin/trueaio run "$top/names")" = "$PWD/lib/libaio.so.1" ]
 }
 
+@test "installed without the library, the command has one of its own" {
+	mkdir -p bin lib/trueaio
+	cp "$tool" bin
+	cp "$library" lib/trueaio
+	cp "$top/other/libaio.so.1" lib
+	[ "$(bin/trueaio run "$top/names")" = "$PWD/lib/trueaio/libaio.so.1" ]
+}
+
 @test "a libaio beside the command that is not ours is not taken" {
 	mkdir bin lib
 	cp "$tool" bin
