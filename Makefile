@@ -9,6 +9,7 @@
 #	make check-clients [CLIENTS=fio]	real programs on the library
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
+#	make bench-clients		fio on the library, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
 #	make dependencies		the packages that all of these need; each installs its own
 #	make format, tidy, clean
@@ -263,7 +264,7 @@ fuzz-libfuzzer: $(B)/tests/fuzz/libfuzzer
 
 # Use.
 
-.PHONY: run run-build bench dependencies
+.PHONY: run run-build bench bench-clients dependencies
 run:
 	@CC='$(CC)' scripts/install-dependencies build run
 	@$(MAKE) --no-print-directory $(JOBS) run-build
@@ -287,6 +288,13 @@ $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/f
 	$(COMPILE)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LIBRARY_CFLAGS) -DTA_UNCHECKED_MEMORY -shared -Wl,-soname,libaio.so.1 \
 		-Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL $(ALL_LDFLAGS) -o $@ $(SOURCES) $(LIBURING)
+
+# fio beside the system's library. ONLY='ext4-randread-4k-.*' selects cases, ENGINE=threads another engine than native;
+# ROUNDS is 5.
+bench-clients:
+	@CC='$(CC)' scripts/install-dependencies build bench-clients
+	@$(MAKE) --no-print-directory $(JOBS) all
+	@bench/clients $(B)
 
 dependencies:
 	@CC='$(CC)' scripts/install-dependencies build check run bench
