@@ -62,7 +62,8 @@ on_library() {
 
 # must COMMAND...: the same, and it has to succeed.
 must() {
-	on_library "$@" || fail "$1 ended with exit status $?: $*"
+	local words="$*"
+	on_library "$@" || fail "$1 ended with exit status $?: ${words:0:200}"
 }
 
 # refused_as_on_libaio COMMAND...: a program that gets no context on this engine says and does what it does on the
