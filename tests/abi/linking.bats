@@ -99,11 +99,8 @@ linked_both_ways() {
 
 @test "whatever the linker" {
 	for linker in "${linkers[@]}"; do
-		for flags in -Wl,-z,lazy "-fno-pie -no-pie -Wl,-z,now" "-Wl,--hash-style=gnu -Wl,--gc-sections" \
-			"-Wl,--hash-style=sysv -s"; do
-			# shellcheck disable=SC2086
-			linked_both_ways -fuse-ld=$linker $flags "${shared[@]}"
-		done
+		linked_both_ways -fuse-ld="$linker" -Wl,-z,lazy -Wl,--hash-style=gnu "${shared[@]}"
+		linked_both_ways -fuse-ld="$linker" -fno-pie -no-pie -Wl,-z,now -Wl,--hash-style=sysv -s "${shared[@]}"
 	done
 }
 
@@ -214,13 +211,11 @@ END
 	local archive=$library_dir/libaio.a
 
 	for linker in "${linkers[@]}"; do
-		for flags in "" "-fno-pie -no-pie -Wl,--gc-sections" -static -static-pie; do
-			# gold has no such thing.
-			[ "$linker $flags" != "gold -static-pie" ] || continue
-			# shellcheck disable=SC2086
-			linked_both_ways -fuse-ld=$linker $flags "$archive"
-		done
+		linked_both_ways -fuse-ld="$linker" "$archive"
+		linked_both_ways -fuse-ld="$linker" -static -Wl,--gc-sections "$archive"
 	done
+	linked_both_ways -fno-pie -no-pie "$archive"
+	linked_both_ways -static-pie "$archive"
 	linked_both_ways -flto "$archive"
 	[ -n "${EMULATOR:-}" ] || CC=clang linked_both_ways -flto -fuse-ld=lld "$archive"
 	for take in PGETEVENTS QUEUE_RUN; do
