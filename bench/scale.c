@@ -157,7 +157,7 @@ static void submit_reads(io_context_t ctx, int fd, struct iocb *iocbs, char *buf
 
 static void feed(int fd, long count)
 {
-	long i;
+	int64_t i;
 
 	for (i = 0; i < count; i++)
 		if (write(fd, &i, READ_BYTES) != READ_BYTES)
@@ -172,7 +172,8 @@ static void many_requests(long count)
 	io_context_t ctx = new_context((int)count);
 	struct timespec start;
 	int ends[2];
-	long before, i;
+	int64_t i;
+	long before;
 	pid_t feeder;
 
 	if (!iocbs || !buffers)

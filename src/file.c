@@ -51,6 +51,29 @@
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
+/*
+ * preadv2 and pwritev2; and what can be had of them where they are missing (before Linux 4.6, in
+ * emulators): no flag, but that which means nothing here.  The offset -1 is the file's own position.
+ */
+long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
+		      int64_t offset, int flags)
+{
+	/* The system call takes it in two parts where a part is half of it. */
+	long low = (long)offset;
+	long high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
+	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, fd, (long)vector,
+				 (long)count, low, high, flags);
+
+	if (ta_likely(result != -ENOSYS))
+		return result;
+	if (flags & ~RWF_HIPRI)
+		return -EOPNOTSUPP;
+	if (offset == -1)
+		return ta_syscall3(is_write ? SYS_writev : SYS_readv, fd, vector, count);
+	return ta_syscall(is_write ? SYS_pwritev : SYS_preadv, fd, (long)vector, (long)count, low,
+			  high, 0);
+}
+
 static void settle_block_device(struct ta_file_identity *identity)
 {
 	if (!S_ISBLK(identity->mode))
@@ -125,16 +148,26 @@ bool ta_file_ends_at(int fd, int64_t offset, long count)
 }
 
 /*
+ * The magic number; 0 if it cannot be had.  By the C library, which knows the layout of the
+ * machine.
+ */
+static unsigned long file_system_type(int fd)
+{
+	int saved_errno = errno;
+	struct statfs status;
+	bool known = fstatfs(fd, &status) == 0;
+
+	errno = saved_errno;
+	return known ? (unsigned long)status.f_type : 0;
+}
+
+/*
  * File systems whose reads are memory copies, or whose files compute their contents: they never
  * wait for a disk.
  */
 static bool is_memory_file_system(int fd)
 {
-	struct statfs status;
-
-	if (ta_syscall2(SYS_fstatfs, fd, &status) < 0)
-		return false;
-	switch ((unsigned long)status.f_type) {
+	switch (file_system_type(fd)) {
 	case TMPFS_MAGIC:
 	case RAMFS_MAGIC:
 	case HUGETLBFS_MAGIC:
@@ -156,12 +189,9 @@ static bool is_memory_file_system(int fd)
  */
 bool ta_file_cannot_sync(int fd, uint32_t mode)
 {
-	struct statfs status;
-
 	if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISBLK(mode))
 		return true;
-	return !S_ISBLK(mode) && ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
-	       status.f_type == PROC_SUPER_MAGIC;
+	return !S_ISBLK(mode) && file_system_type(fd) == PROC_SUPER_MAGIC;
 }
 
 /* What the kernel says to a read with these flags that finds nothing. */
@@ -169,11 +199,8 @@ static long read_nothing(int fd, int flags)
 {
 	char unused_byte;
 	struct iovec vector = { &unused_byte, 1 };
-	long low = (long)FAR_OFFSET, high = (long)((uint64_t)FAR_OFFSET >> 32);
 
-	if (sizeof(long) == 8)
-		high = 0;
-	return ta_syscall(SYS_preadv2, fd, (long)&vector, 1, low, high, flags);
+	return ta_file_transfer(false, fd, &vector, 1, FAR_OFFSET, flags);
 }
 
 /*
@@ -322,7 +349,6 @@ static bool has_no_read(int fd, uint32_t mode)
 bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bool is_write)
 {
 	uint32_t mode = identity->mode;
-	struct statfs status;
 
 	switch (mode & S_IFMT) {
 	case S_IFDIR:
@@ -332,8 +358,7 @@ bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bo
 		 * Most files of /proc have the old kind of read alone, for which a flag that means
 		 * nothing to a read is one too many.  Writes cannot be tried.
 		 */
-		return !is_write && ta_syscall2(SYS_fstatfs, fd, &status) == 0 &&
-		       status.f_type == PROC_SUPER_MAGIC &&
+		return !is_write && file_system_type(fd) == PROC_SUPER_MAGIC &&
 		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case S_IFCHR:
 		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
@@ -363,6 +388,11 @@ static bool writes_atomically(int fd, long file_flags)
 	       status.stx_attributes & ATTRIBUTE_WRITE_ATOMIC;
 }
 
+static bool has_calls_with_flags(void)
+{
+	return ta_syscall(SYS_preadv2, -1, 0, 0, 0, 0, 0) != -ENOSYS;
+}
+
 /* aio_rw_flags: 0, -EOPNOTSUPP or -EINVAL. */
 int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool is_write)
 {
@@ -372,7 +402,7 @@ int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool 
 
 	if ((flags & ~RWF_HIPRI) == 0)
 		return 0;
-	if (flags & ~KNOWN_FLAGS)
+	if (flags & ~KNOWN_FLAGS || !has_calls_with_flags())
 		return -EOPNOTSUPP;
 	/* What follows depends on the file; only a read can be tried without doing harm. */
 	if (flags & RWF_ATOMIC && !(is_write && writes_atomically(fd, file_flags)))

@@ -47,6 +47,7 @@
 #include "ring.h"
 #include "sys.h"
 
+#include <string.h>
 #include <sys/uio.h>
 
 struct ta_context;
@@ -55,6 +56,27 @@ struct ta_operation;
 /* Of iocb.u.c.flags; <linux/aio_abi.h> has them beside structures whose names are ours, too. */
 #define IOCB_FLAG_RESFD 1u
 #define IOCB_FLAG_IOPRIO 2u
+
+/*
+ * What is a pointer or a long to the program is a field of 64 bits to the kernel, padding included:
+ * its place in struct iocb.
+ */
+#define TA_FIELD_BUF 24
+#define TA_FIELD_NBYTES 32
+
+static inline uint64_t ta_iocb_field(const struct iocb *iocb, size_t place)
+{
+	uint64_t value;
+
+	memcpy(&value, (const char *)iocb + place, sizeof(value));
+	return value;
+}
+
+/* What the kernel refuses before it looks at anything else. */
+static inline bool ta_iocb_is_malformed(const struct iocb *iocb)
+{
+	return iocb->u.c.__pad3 || (int64_t)ta_iocb_field(iocb, TA_FIELD_NBYTES) < 0;
+}
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
@@ -569,6 +591,8 @@ struct ta_file_identity {
 	uint32_t mode;
 };
 
+TA_HIDDEN long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
+				int64_t offset, int flags);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);

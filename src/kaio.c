@@ -32,10 +32,10 @@ struct sigset_argument {
 #define UNKNOWN_FLAGS 0x40000000u
 
 /*
- * An address that no process can write: the kernel half on 64-bit machines, the last page below it
- * on 32-bit ones.
+ * An address that no process can write: in the last page of the address space. Not lower: the stack
+ * of a 32-bit process on a 64-bit kernel begins two pages below its end.
  */
-#define UNWRITABLE ((struct io_event *)(UINTPTR_MAX - 65535))
+#define UNWRITABLE ((struct io_event *)(UINTPTR_MAX - 4095))
 
 int ta_kaio_setup(unsigned nr_events, unsigned long *handle)
 {
@@ -84,8 +84,7 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask
 
 		if (left_ns < 0)
 			left_ns = 0;
-		timeout = (struct timespec){ .tv_sec = left_ns / 1000000000,
-					     .tv_nsec = left_ns % 1000000000 };
+		timeout = ta_timespec(left_ns);
 		limit = &timeout;
 	}
 	result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, limit, mask);

@@ -92,8 +92,8 @@ static bool is_kernel_range(const void *address, size_t bytes)
 {
 	uintptr_t end = (uintptr_t)address + bytes;
 
-	return end < (uintptr_t)address ||
-	       (sizeof(void *) == 8 && (intptr_t)(end | (uintptr_t)address) < 0);
+	return sizeof(void *) == 8 &&
+	       (end < (uintptr_t)address || (intptr_t)(end | (uintptr_t)address) < 0);
 }
 
 /* The kernel takes no more than so much in one request. */
@@ -199,7 +199,7 @@ static int check_priority(const struct iocb *iocb)
 /* What the kernel asks of any request, in its order: reserved fields, the descriptor, the eventfd. */
 static int check_head(struct ta_context *context, const struct iocb *iocb, long file_flags)
 {
-	if (iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0)
+	if (ta_iocb_is_malformed(iocb))
 		return -EINVAL;
 	if (file_flags < 0)
 		return (int)file_flags;
@@ -506,11 +506,11 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb, long file_flags,
 			const struct ta_file_identity *identity)
 {
-	uint64_t events;
+	uint64_t events = ta_iocb_field(iocb, TA_FIELD_BUF);
 	int result;
 
-	memcpy(&events, &iocb->u.c.buf, sizeof(events));
-	if (events > UINT16_MAX || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags)
+	if (events > UINT16_MAX || ta_iocb_field(iocb, TA_FIELD_NBYTES) || iocb->u.c.offset ||
+	    iocb->aio_rw_flags)
 		return -EINVAL;
 	operation->poll_events = (uint16_t)events;
 	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events);
@@ -699,16 +699,14 @@ static bool begin_at_once(struct ta_operation *operation)
 
 static long do_at_once(struct ta_operation *operation)
 {
-	const long no_position = -1;
 	int fd = operation->slot->iocb.aio_fildes;
 
 	if (operation->refusal)
 		return operation->refusal;
 	if (operation->is_socket)
 		return ta_transfer_on_socket(operation, fd);
-	return ta_syscall(ta_transfer_is_write(operation) ? SYS_pwritev2 : SYS_preadv2, fd,
-			  (long)operation->vector, operation->vector_count, no_position,
-			  no_position, operation->flags);
+	return ta_file_transfer(ta_transfer_is_write(operation), fd, operation->vector,
+				operation->vector_count, -1, operation->flags);
 }
 
 /* In a thread of the program the eventfd is signalled by its number, which still means it. */

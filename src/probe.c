@@ -47,6 +47,14 @@
 #define CGROUP_PATH_BYTES 512
 /* Sanitizers take most of it. */
 #define THREAD_STACK_BYTES (1024 * 1024)
+/* Where groups once had 16 bits, the calls of that name still have. */
+#ifdef SYS_getgroups32
+#define CALL_GETGROUPS SYS_getgroups32
+#define CALL_GETEGID SYS_getegid32
+#else
+#define CALL_GETGROUPS SYS_getgroups
+#define CALL_GETEGID SYS_getegid
+#endif
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
@@ -147,11 +155,11 @@ static bool has_capability(unsigned capability)
 static bool is_in_group(int64_t group)
 {
 	gid_t groups[4096];
-	long count = ta_syscall2(SYS_getgroups, sizeof(groups) / sizeof(groups[0]), groups);
+	long count = ta_syscall2(CALL_GETGROUPS, sizeof(groups) / sizeof(groups[0]), groups);
 
 	if (group < 0)
 		return false;
-	if (ta_syscall1(SYS_getegid, 0) == group)
+	if ((gid_t)ta_syscall1(CALL_GETEGID, 0) == (gid_t)group)
 		return true;
 	for (long i = 0; i < count; i++)
 		if (groups[i] == (gid_t)group)
@@ -161,13 +169,11 @@ static bool is_in_group(int64_t group)
 
 static int64_t soft_limit(int resource)
 {
-	struct rlimit limit;
+	uint64_t limit = 0;
 
-	if (ta_syscall4(SYS_prlimit64, 0, resource, NULL, &limit) < 0)
+	if (ta_resource_limit(resource, &limit) < 0)
 		return -1;
-	return limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > INT64_MAX
-		       ? INT64_MAX
-		       : (int64_t)limit.rlim_cur;
+	return limit > INT64_MAX ? INT64_MAX : (int64_t)limit;
 }
 
 static void look_at_kernel(struct ta_evidence *evidence)

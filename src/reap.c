@@ -117,7 +117,7 @@ static inline long take_from_ring(struct ta_context *context, struct io_event *e
  */
 static long take(struct ta_context *context, struct io_event *events, long nr, struct ta_work *work)
 {
-	long available = (long)context->ready_count + ta_ring_available(context->ring);
+	long available = (long)context->ready_count + (long)ta_ring_available(context->ring);
 	long taken = 0;
 
 	if (available == 0)
@@ -336,7 +336,7 @@ static int sleep_beside_driver(struct ta_context *context, struct ta_waiter *sel
 			int64_t left_ns = deadline_ns - ta_now_ns();
 
 			left_ns = left_ns < 0 ? 0 : left_ns;
-			timeout = (struct timespec){ left_ns / 1000000000, left_ns % 1000000000 };
+			timeout = ta_timespec(left_ns);
 			limit = &timeout;
 		}
 		/* The mask must be there for the sleep and no longer: no futex call takes one. */

@@ -230,7 +230,7 @@ static TA_COLD int gather_without_slot(struct batch *batch, const struct iocb *i
 	memcpy(&copy, iocb, sizeof(copy));
 	if (copy.aio_lio_opcode == IO_CMD_NOOP)
 		return skip_element(batch);
-	return copy.u.c.__pad3 || (long)copy.u.c.nbytes < 0 ? -EINVAL : -EAGAIN;
+	return ta_iocb_is_malformed(&copy) ? -EINVAL : -EAGAIN;
 }
 
 /*
@@ -246,7 +246,7 @@ static TA_COLD int gather_unwritable(struct batch *batch, const struct iocb *ioc
 
 	if (!ta_copy_in(&copy, iocb, sizeof(copy)))
 		return -EFAULT;
-	if (copy.u.c.__pad3 || (long)copy.u.c.nbytes < 0)
+	if (ta_iocb_is_malformed(&copy))
 		return -EINVAL;
 	if (context->used == context->slot_count)
 		return -EAGAIN;
@@ -687,7 +687,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 			return ta_passthrough_submit(process, context, nr, iocbs);
 		/* A batch larger than the ring is treated as one of its size. */
 		if (nr > (long)context->ring->event_count)
-			nr = context->ring->event_count;
+			nr = (long)context->ring->event_count;
 		step = nr - total < BATCH_MAX ? nr - total : BATCH_MAX;
 		batch.process = process;
 		batch.context = context;

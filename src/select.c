@@ -174,13 +174,15 @@ static void set_up(void)
 
 static struct ta_process *map_process(void)
 {
-	struct ta_process *mapped, *first = NULL;
-	long result = ta_syscall(SYS_mmap, 0, sizeof(struct ta_process), PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* By the C library: the system call has another name, or other arguments, on some machines. */
+	int saved_errno = errno;
+	struct ta_process *first = NULL;
+	struct ta_process *mapped = mmap(NULL, sizeof(*mapped), PROT_READ | PROT_WRITE,
+					 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (result < 0 && result > -4096)
+	errno = saved_errno;
+	if (mapped == MAP_FAILED)
 		return NULL;
-	mapped = (struct ta_process *)result;
 	/* Linux 4.14; io_setup refuses to work without (see ta_process_enter_slow). */
 	if (ta_syscall3(SYS_madvise, mapped, sizeof(*mapped), MADV_WIPEONFORK) < 0) {
 		ta_syscall2(SYS_munmap, mapped, sizeof(*mapped));

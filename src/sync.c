@@ -175,7 +175,8 @@ bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb
 
 static bool has_fields_set(const struct iocb *iocb)
 {
-	return iocb->u.c.buf || iocb->u.c.nbytes || iocb->u.c.offset || iocb->aio_rw_flags;
+	return ta_iocb_field(iocb, TA_FIELD_BUF) || ta_iocb_field(iocb, TA_FIELD_NBYTES) ||
+	       iocb->u.c.offset || iocb->aio_rw_flags;
 }
 
 /* What the kernel would refuse at submission, it shall refuse itself. */
@@ -306,7 +307,7 @@ static int check(struct ta_context *context, const struct iocb *iocb,
 	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
 	int result;
 
-	if (iocb->u.c.__pad3 || (long)iocb->u.c.nbytes < 0)
+	if (ta_iocb_is_malformed(iocb))
 		return -EINVAL;
 	if (file_flags < 0 || file_flags & O_PATH)
 		return -EBADF;

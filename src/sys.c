@@ -29,10 +29,7 @@ TA_COLD void ta_lock_slow(struct ta_lock *lock)
 
 int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
 {
-	struct timespec deadline = {
-		.tv_sec = deadline_ns / 1000000000,
-		.tv_nsec = deadline_ns % 1000000000,
-	};
+	struct timespec deadline = ta_timespec(deadline_ns);
 	long result;
 
 	/*
@@ -120,12 +117,8 @@ unsigned ta_possible_cpus(void)
 
 uint64_t ta_descriptor_limit(void)
 {
-	/* The kernel's, whose members have 64 bits on every machine. */
-	struct {
-		uint64_t current;
-		uint64_t maximum;
-	} limit = { .current = 256 };
+	uint64_t limit = 256;
 
-	ta_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
-	return limit.current;
+	(void)ta_resource_limit(RLIMIT_NOFILE, &limit);
+	return limit;
 }

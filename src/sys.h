@@ -160,6 +160,21 @@ static inline void ta_futex_wake(_Atomic uint32_t *word, int waiters)
 	ta_syscall3(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, waiters);
 }
 
+/* The system calls that are used here take times of the width that the C library gives them. */
+_Static_assert(sizeof(time_t) == sizeof(long), "programs with 64-bit times call others");
+
+/* Where seconds have 32 bits, what they cannot say is 68 years, which is for ever. */
+static inline struct timespec ta_timespec(int64_t ns)
+{
+	const int64_t seconds_max = sizeof(time_t) == 8 ? INT64_MAX : INT32_MAX;
+	int64_t seconds = ns / 1000000000;
+
+	return (struct timespec){
+		.tv_sec = (time_t)(seconds < seconds_max ? seconds : seconds_max),
+		.tv_nsec = (long)(ns % 1000000000),
+	};
+}
+
 static inline int64_t ta_now_ns(void)
 {
 	struct timespec now;
@@ -178,6 +193,22 @@ static inline int64_t ta_tick_ns(void)
 }
 
 TA_HIDDEN unsigned ta_possible_cpus(void);
+/*
+ * The soft limit of a RLIMIT_*, UINT64_MAX if there is none.  0, or a negative errno, and *limit stays.
+ */
+static inline int ta_resource_limit(int resource, uint64_t *limit)
+{
+	/* The kernel's, whose members have 64 bits on every machine. */
+	struct {
+		uint64_t current;
+		uint64_t maximum;
+	} both = { .current = *limit };
+	long result = ta_syscall4(SYS_prlimit64, 0, resource, NULL, &both);
+
+	*limit = both.current;
+	return (int)result;
+}
+
 /* RLIMIT_NOFILE as it is now. */
 TA_HIDDEN uint64_t ta_descriptor_limit(void);
 

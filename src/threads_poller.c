@@ -182,7 +182,7 @@ void *ta_threads_poller(void *argument)
 
 	ta_threads_enter_table(threads);
 	for (;;)
-		if (ta_syscall4(SYS_epoll_wait, threads->epoll, &event, 1, -1) == 1)
+		if (ta_syscall(SYS_epoll_pwait, threads->epoll, (long)&event, 1, -1, 0, 0) == 1)
 			look_at(threads, &threads->files[event.data.u64]);
 	return NULL;
 }

@@ -26,13 +26,11 @@
 static long read_or_write(const struct ta_operation *operation, int number,
 			  const struct iovec *vector, unsigned count, int64_t offset, int flags)
 {
-	long call = ta_transfer_is_write(operation) ? SYS_pwritev2 : SYS_preadv2;
-	long high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
 	long result;
 
 	do
-		result = ta_syscall(call, number, (long)vector, (long)count, (long)offset, high,
-				    flags & ~RWF_HIPRI);
+		result = ta_file_transfer(ta_transfer_is_write(operation), number, vector, count,
+					  offset, flags & ~RWF_HIPRI);
 	while (result == -EINTR);
 	return result;
 }

@@ -498,6 +498,35 @@ static inline void holdfs_discard(struct holdfs *fs)
 }
 
 /* NULL, with the reason on standard error, where FUSE cannot be used: the case is to be skipped. */
+/*
+ * A big endian process may be an emulated one, and /dev/fuse that of a little endian kernel: then its
+ * first question is none that there is.
+ */
+static inline bool holdfs_kernel_is_understood(const char *directory)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	int device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	bool understood = true;
+	union {
+		struct fuse_in_header header;
+		char bytes[65536];
+	} question;
+	char options[80];
+
+	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", device);
+	if (mount("holdfs", directory, "fuse", 0, options) == 0) {
+		understood = read(device, &question, sizeof(question)) > 0 &&
+			     question.header.opcode == FUSE_INIT;
+		umount2(directory, MNT_DETACH);
+	}
+	close(device);
+	return understood;
+#else
+	(void)directory;
+	return true;
+#endif
+}
+
 static inline struct holdfs *holdfs_mount(unsigned file_count, size_t file_bytes)
 {
 	const char *base = getenv("TMPDIR");
@@ -523,6 +552,12 @@ static inline struct holdfs *holdfs_mount(unsigned file_count, size_t file_bytes
 	snprintf(fs->directory, sizeof(fs->directory), "%s/holdfs-XXXXXX", base ? base : "/tmp");
 	ck_assert_ptr_nonnull(mkdtemp(fs->directory));
 	fs->owner = getpid();
+	if (!holdfs_kernel_is_understood(fs->directory)) {
+		fprintf(stderr, "holdfs: the kernel behind /dev/fuse has another byte order\n");
+		rmdir(fs->directory);
+		holdfs_discard(fs);
+		return NULL;
+	}
 	ck_assert_int_eq(pipe2(ready, O_CLOEXEC), 0);
 	fs->server = fork();
 	ck_assert_int_ge(fs->server, 0);

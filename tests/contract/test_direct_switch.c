@@ -59,7 +59,7 @@ CASE(so_does_a_vectored_read_across_the_end)
 		struct iocb iocb;
 
 		if (bytes > FILE_BYTES - offset)
-			bytes = FILE_BYTES - offset;
+			bytes = (long)(FILE_BYTES - offset);
 		drop_cache(file);
 		io_prep_preadv(&iocb, file, vectors, 3, offset);
 		expect_submitted(ctx, &iocb, HERE);

@@ -18,6 +18,7 @@
 #include "fuzz.h"
 #include <err.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
@@ -29,8 +30,8 @@ enum { JOBS_MAX = 64, FINDINGS_MAX = 5, HANG_LIMIT_S = 20, SHRINK_LIMIT_S = 20 }
 /* Shared with the workers and the evaluator. */
 struct shared {
 	struct {
-		atomic_ulong next; /* the seed that is run now */
-		atomic_ulong done;
+		_Atomic uint64_t next; /* the seed that is run now */
+		_Atomic uint64_t done;
 		struct difference difference;
 	} workers[JOBS_MAX];
 	uint8_t bytes[PROGRAM_BYTES];
@@ -269,12 +270,12 @@ static void report(const struct finding *finding)
 	size_t size;
 	unsigned attempts = 0;
 
-	printf("seed %lu: %s\n", finding->seed, finding->text);
+	printf("seed %" PRIu64 ": %s\n", finding->seed, finding->text);
 	program_from_seed(finding->seed, bytes, &size);
 	while (attempts < 5 && !evaluate(bytes, size))
 		attempts++;
 	if (attempts == 5) {
-		printf("seed %lu: the difference did not come again in 5 runs of the program\n",
+		printf("seed %" PRIu64 ": the difference did not come again in 5 runs of the program\n",
 		       finding->seed);
 	} else {
 		if (strstr(shared->difference.text, "hangs"))
@@ -408,7 +409,7 @@ static int run_seeds(void)
 	for (unsigned i = 0; i < fleet.finding_count && i < FINDINGS_MAX; i++)
 		report(&fleet.findings[i]);
 	done += fleet.finding_count;
-	printf("engine %s: seeds %lu to %lu: %lu programs, %.0f per second, %.1f s, "
+	printf("engine %s: seeds %" PRIu64 " to %" PRIu64 ": %" PRIu64 " programs, %.0f per second, %.1f s, "
 	       "%u differences\n",
 	       shared->engine, first_seed, last - 1, done, (double)done / elapsed, elapsed,
 	       fleet.finding_count);
@@ -455,7 +456,7 @@ static bool detect(const struct planted *defect)
 		return false;
 	}
 	shrink_finding(bytes, &size);
-	printf("# %s: seed %lu, shrunk to %zu records\n", defect->name, seed,
+	printf("# %s: seed %" PRIu64 ", shrunk to %zu records\n", defect->name, seed,
 	       (size - 1) / RECORD_BYTES);
 	print_bytes(bytes, size);
 	return shows(defect, bytes, size) && size <= 1 + 5 * RECORD_BYTES;
@@ -501,7 +502,7 @@ static int run_verbose(void)
 
 	for (uint64_t seed = first_seed; seed < first_seed + seed_count; seed++) {
 		program_from_seed(seed, bytes, &size);
-		printf("seed %lu:\n", seed);
+		printf("seed %" PRIu64 ":\n", seed);
 		found |= show(bytes, size);
 		print_bytes(bytes, size);
 	}
@@ -511,7 +512,7 @@ static int run_verbose(void)
 static uint64_t number(const char *text)
 {
 	char *end;
-	uint64_t value = strtoul(text, &end, 0);
+	uint64_t value = strtoull(text, &end, 0);
 
 	if (*end || end == text)
 		errx(2, "not a number: %s", text);

@@ -252,7 +252,12 @@ struct world {
 
 extern struct world world;
 
+/* On 32-bit machines the last page, which belongs to nobody. */
+#if __SIZEOF_POINTER__ == 8
 #define KERNEL_ADDRESS ((void *)0xffff800000001000ul)
+#else
+#define KERNEL_ADDRESS ((void *)0xfffff000ul)
+#endif
 #define UNMAPPED_ADDRESS ((void *)0x1000ul)
 
 void world_open(void);

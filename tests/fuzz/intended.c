@@ -41,7 +41,7 @@ void intended_set_engine(const char *name)
 int intended_submit(const struct calls *calls, io_context_t context,
 		    const struct operation *operation)
 {
-	long nr = operation->submit.nr, count = operation->submit.count;
+	long nr = operation->submit.nr, count = (long)operation->submit.count;
 	long start = 0;
 
 	if (operation->submit.array_is_bad || nr < 0)

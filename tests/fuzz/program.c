@@ -213,7 +213,8 @@ static char *bad_buffer(uint8_t choice)
 /* The address for one buffer of *bytes, which may be changed to a size that makes no sense. */
 static char *choose_buffer(struct decoder *decoder, uint8_t choice, size_t *bytes)
 {
-	static const size_t senseless[] = { 0x7ffff000, LONG_MAX, SIZE_MAX, 1ul << 63, 1ul << 31 };
+	static const size_t senseless[] = { 0x7ffff000, LONG_MAX, SIZE_MAX, (size_t)LONG_MIN,
+					    1ul << 31 };
 
 	if (choice < 200 || !has_edge(decoder))
 		return take_buffer(decoder, *bytes);
@@ -284,7 +285,12 @@ static size_t choose_vector(struct decoder *decoder, struct iocb *iocb)
 		break;
 	case 4:
 		/* The kernel looks at the low half alone. */
+#if __SIZEOF_LONG__ == 8
 		iocb->u.c.nbytes = (1ul << 32) + count;
+#else
+		iocb->u.c.nbytes = count;
+		iocb->u.c.__pad2 = 1;
+#endif
 		break;
 	case 5:
 		iocb->u.c.buf = bad_buffer((uint8_t)(choice >> 3) % 4);
@@ -582,7 +588,7 @@ static void end_batch(struct decoder *decoder, const uint8_t *record)
 	decoder->batch = NULL;
 	if (!batch)
 		return;
-	batch->submit.nr = batch->submit.count;
+	batch->submit.nr = (long)batch->submit.count;
 	place_pointers(batch, world.pointers);
 	if (!record)
 		return;
@@ -590,7 +596,7 @@ static void end_batch(struct decoder *decoder, const uint8_t *record)
 	if (record[2] >= 240)
 		batch->submit.nr = PICK(numbers, record[2]);
 	else if (record[2] >= 225 && batch->submit.count > 0)
-		batch->submit.nr = record[2] % batch->submit.count;
+		batch->submit.nr = (long)(record[2] % batch->submit.count);
 	if (record[3] >= 250) {
 		place_pointers(batch, (struct iocb **)bad_buffer(record[3] % 4));
 		batch->submit.array_is_bad = true;
@@ -598,7 +604,7 @@ static void end_batch(struct decoder *decoder, const uint8_t *record)
 		place_pointers(batch, (struct iocb **)world.pointers_end - batch->submit.count);
 		batch->submit.array_at_edge = true;
 		if (record[3] >= 240)
-			batch->submit.nr = batch->submit.count + 1;
+			batch->submit.nr = (long)batch->submit.count + 1;
 	}
 }
 
@@ -792,7 +798,7 @@ void program_from_seed(uint64_t seed, uint8_t bytes[PROGRAM_BYTES], size_t *size
 	uint64_t state = seed * 0x5851f42d4c957f2du + 1;
 	unsigned oddness = (unsigned)(next_random(&state) % 4);
 
-	*size = 1 + (1 + next_random(&state) % RECORDS_MAX) * RECORD_BYTES;
+	*size = 1 + (size_t)(1 + next_random(&state) % RECORDS_MAX) * RECORD_BYTES;
 	for (size_t i = 0; i < *size; i++) {
 		uint64_t random = next_random(&state);
 		uint8_t byte = (uint8_t)random;

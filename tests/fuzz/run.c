@@ -277,9 +277,9 @@ static bool is_due(const struct request *request)
 	return !request->is_poll || request->cancelled || is_ready(request);
 }
 
-static unsigned count_requests(struct run *run, unsigned context, bool all)
+static long count_requests(struct run *run, unsigned context, bool all)
 {
-	unsigned count = 0;
+	long count = 0;
 
 	for (unsigned i = 0; i < run->request_count; i++) {
 		const struct request *request = &run->requests[i];
@@ -317,7 +317,7 @@ static void observe_events(struct run *run, unsigned context)
 {
 	struct io_event *events = run->events[context];
 
-	observe_value(run, SAW_COUNT, "events", run->event_count[context]);
+	observe_value(run, SAW_COUNT, "events", (long)run->event_count[context]);
 	qsort(events, run->event_count[context], sizeof(*events), compare_events);
 	for (unsigned i = 0; i < run->event_count[context]; i++)
 		observe(run, (struct observation){
@@ -514,7 +514,7 @@ static struct timespec *make_timeout(enum wait_timeout kind, struct timespec *ti
 	static const struct timespec values[] = {
 		[TIMEOUT_ZERO] = { 0, 0 },
 		[TIMEOUT_NEGATIVE] = { -1, 0 },
-		[TIMEOUT_CARRY] = { 2, 3500000000 },
+		[TIMEOUT_CARRY] = { 4, 1500000000 },
 		[TIMEOUT_SHORT] = { 0, 20000 },
 	};
 
@@ -580,7 +580,7 @@ static long count_on(struct run *run, unsigned context)
 
 	if (run->guide)
 		return expected ? expected->total : 0;
-	return (long)(run->event_count[context] + count_requests(run, context, false));
+	return (long)run->event_count[context] + count_requests(run, context, false);
 }
 
 static void run_wait(struct run *run, const struct operation *operation)

@@ -380,7 +380,7 @@ static void random_reap(bool *was_woken)
 	if (expected < nr)
 		EXPECT(model_takes() == 0);
 	/* Filled from the list: what the library has put in the ring must not stay there. */
-	if (raw > 0 && before >= nr && own_events > 0)
+	if (raw > 0 && (long)before >= nr && own_events > 0)
 		model_drains();
 	if (raw > 0 && context->driver)
 		expect_waiters_woken(false, was_woken);

@@ -83,10 +83,12 @@ START_TEST(addresses_that_are_nobodys_are_bad)
 {
 	static const uintptr_t addresses[] = {
 		0, 1, 8, PAGE - 1,	/* what follows a null pointer */
+#if __SIZEOF_POINTER__ == 8
 		0xffff888000000000,	/* the kernel's */
 		0xffffffff81000000,
 		0x8000000000000000,	/* no address at all */
 		0x00007ffffffff000,	/* the guard above the program's */
+#endif
 		UINTPTR_MAX - PAGE + 1, UINTPTR_MAX,
 	};
 
