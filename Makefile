@@ -7,6 +7,7 @@
 #	make run [CMD='fio job.fio']	see it work, or run a program on it
 #	make check			every test, built with -Werror
 #	make check-clients [CLIENTS=fio]	real programs on the library
+#	make check-cross [CROSS=i386]	the tests of other architectures, built here and emulated
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
 #	make bench-clients		fio on the library, beside the system's
@@ -16,6 +17,8 @@
 #
 # CC=clang, LTO=1 and SANITIZE=address|undefined|thread work with every target. A sanitizer has a build
 # directory of its own, build/address for one; other changes of flags rebuild what is in build/.
+# CROSS=arm64|armhf|i386|ppc64el|s390x builds for another of Debian's architectures, in build/arm64 for one,
+# with a copy of that architecture's libraries (build/sysroot) and Debian's cross compilers.
 
 VERSION		:= 0.1.0
 
@@ -25,27 +28,58 @@ LIBDIR		?= $(PREFIX)/lib
 INCLUDEDIR	?= $(PREFIX)/include
 MANDIR		?= $(PREFIX)/share/man
 
+ifdef CROSS
+ifeq ($(filter $(CROSS),$(shell scripts/architecture)),)
+$(error CROSS is one of $(shell scripts/architecture), not "$(CROSS)")
+endif
+MULTIARCH	:= $(shell scripts/architecture $(CROSS) multiarch)
+CROSS_COMPILE	:= $(shell scripts/architecture $(CROSS) compiler)-
+SYSROOT		:= $(CURDIR)/build/sysroot/$(CROSS)
+LOADER		:= $(SYSROOT)$(shell scripts/architecture $(CROSS) loader)
+EMULATE		:= scripts/emulate $(CROSS) $(LOADER)
+endif
+
 # The contract suite runs on each engine, and where the system refuses what auto would like (see scripts/run-tests).
 ENGINES		:= native uring threads \
 		   $(if $(SANITIZE),,no-uring-EPERM no-uring-ENOSYS no-kernel-aio neither no-calls quota-used-up)
+# An emulator has neither kernel AIO nor io_uring, which auto finds out.
+EMULATED_ENGINES := threads emulated
 # The differential test compares these with the kernel.
 FUZZ_ENGINES	:= native uring threads
 
-B		:= build$(if $(SANITIZE),/$(SANITIZE))
-OBJCOPY		?= objcopy
-NM		?= nm
+B		:= build$(if $(CROSS),/$(CROSS))$(if $(SANITIZE),/$(SANITIZE))
+ifeq ($(origin CC),default)
+CC		:= $(CROSS_COMPILE)$(if $(CROSS),gcc,cc)
+endif
+ifeq ($(origin AR),default)
+AR		:= $(CROSS_COMPILE)ar
+endif
+OBJCOPY		?= $(CROSS_COMPILE)objcopy
+NM		?= $(CROSS_COMPILE)nm
+PKG_CONFIG	?= pkg-config
 INSTALL		?= install
 CFLAGS		?= -O2 -g
-WARNINGS	:= -Wall -Wextra -Wshadow -Wconversion
+WARNINGS	:= -Wall -Wextra -Wshadow -Wconversion -Wno-psabi
 IS_CLANG	:= $(findstring clang,$(CC))
 
-# What a variable of the caller (CFLAGS=-O0, LDFLAGS=...) must not take away.
-ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -Iinclude -pthread $(CFLAGS)
+# What a variable of the caller (CFLAGS=-O0, LDFLAGS=...) must not take away. Files are larger than 2 GiB on every
+# machine; and a note of gcc's about an alignment that it changed long ago concerns nobody who is built anew.
+ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iinclude -pthread $(CFLAGS)
 ALL_LDFLAGS	:= -pthread $(LDFLAGS)
 LIBRARY_CFLAGS	:= -fPIC -fvisibility=hidden
-LIBURING	:= -l:liburing.a
+LIBURING	= $(shell $(CC) $(ALL_CFLAGS) -print-file-name=liburing.a)
 # The library's assertions about itself: in unit tests and in sanitizer builds, not in what is installed.
 CHECKED		:= -DTA_ASSERTIONS
+
+ifdef CROSS
+ALL_CFLAGS	+= --sysroot=$(SYSROOT)
+ALL_LDFLAGS	+= --sysroot=$(SYSROOT)
+LIBRARIES	:= $(SYSROOT)/lib/$(MULTIARCH):$(SYSROOT)/usr/lib/$(MULTIARCH)
+# Tests run on this machine, which has neither that dynamic linker nor those libraries in their places.
+RUN_HERE	:= -Wl,--dynamic-linker=$(LOADER) -Wl,-rpath,$(LIBRARIES)
+PKG_CONFIG	:= PKG_CONFIG_SYSROOT_DIR=$(SYSROOT) \
+		   PKG_CONFIG_LIBDIR=$(SYSROOT)/usr/lib/$(MULTIARCH)/pkgconfig:$(SYSROOT)/usr/share/pkgconfig $(PKG_CONFIG)
+endif
 
 ifdef LTO
 LTO_FLAG	:= -flto$(if $(IS_CLANG),,=auto)
@@ -104,8 +138,14 @@ NOT_STRICT	= @rm -f $(B)/strict
 endif
 
 COMPILE		= @mkdir -p $(@D)$(if $(V),,; echo "  CC   $@")
-BUILT_WITH	:= $(B)/flags $(STRICT_MARK)
+BUILT_WITH	:= $(B)/flags $(STRICT_MARK) $(SYSROOT)
 Q		:= $(if $(V),,@)
+
+ifdef CROSS
+$(SYSROOT): scripts/sysroot
+	@echo "  GET  $@"
+	$(Q)scripts/sysroot $(CROSS) $@.new && rm -rf $@ && mv $@.new $@
+endif
 
 $(B)/obj/shared/%.o: src/%.c $(BUILT_WITH)
 	$(COMPILE)
@@ -154,19 +194,21 @@ $(B)/libaio.a: $(STATIC_OBJECTS) $(B)/libaio.so.1 $(B)/flags
 # The command uses the library by its public interface, but for the doctor: he has the library's own questions to
 # the system. json-c is linked in where there is an archive of it, so that the command, too, needs libc alone.
 CLI_QUESTIONS	:= $(B)/obj/static/probe.o $(B)/obj/static/probe_text.o $(B)/obj/static/file.o
-JSON_C		= $(if $(findstring /,$(shell $(CC) -print-file-name=libjson-c.a)),-l:libjson-c.a,-ljson-c)
+JSON_C		= $(if $(findstring /,$(shell $(CC) $(ALL_CFLAGS) -print-file-name=libjson-c.a)),-l:libjson-c.a,-ljson-c)
 
 $(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/doctor*.c)): ALL_CFLAGS += -Isrc
 $(B)/trueaio: $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a
 	@echo "  LD   $@"
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a $(JSON_C)
 
+TEST_LDFLAGS	:= $(ALL_LDFLAGS) $(RUN_HERE)
+
 # Unit tests see the library's inside and are linked with its objects.
 $(B)/tests/unit/%: tests/unit/%.c $(UNIT_OBJECTS) $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -DTA_STATIC $(CHECKED) -Isrc -Itests $$(pkg-config --cflags check) -MMD -MP -MF $@.d \
-		-o $@ $< $(UNIT_OBJECTS) $(ALL_LDFLAGS) $(LIBURING) $$(pkg-config --libs check)
+	$(Q)$(CC) $(ALL_CFLAGS) -DTA_STATIC $(CHECKED) -Isrc -Itests $$($(PKG_CONFIG) --cflags check) -MMD -MP -MF $@.d \
+		-o $@ $< $(UNIT_OBJECTS) $(TEST_LDFLAGS) $(LIBURING) $$($(PKG_CONFIG) --libs check)
 
 # Contract tests are programs like any other. So are the ones that they start (programs/) and the shared
 # objects that they load (objects/), which must import what they import and no test framework.
@@ -175,7 +217,7 @@ WITH_LIBAIO	= -L$(B) -Wl,-rpath,$(abspath $(B)) -laio
 $(B)/tests/contract/programs/%: tests/contract/programs/%.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(TEST_LDFLAGS) $(WITH_LIBAIO)
 
 $(B)/tests/contract/objects/%.so: tests/contract/objects/%.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
@@ -185,46 +227,53 @@ $(B)/tests/contract/objects/%.so: tests/contract/objects/%.c $(B)/libaio.so $(BU
 $(B)/tests/contract/%: tests/contract/%.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -Itests $$(pkg-config --cflags check fuse3) -MMD -MP -MF $@.d \
-		-o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO) $$(pkg-config --libs check fuse3)
+	$(Q)$(CC) $(ALL_CFLAGS) -Itests $$($(PKG_CONFIG) --cflags check fuse3) -MMD -MP -MF $@.d \
+		-o $@ $< $(TEST_LDFLAGS) $(WITH_LIBAIO) $$($(PKG_CONFIG) --libs check fuse3)
 
 # Programs that tests start others with. They have nothing to do with the library.
 $(B)/tests/tools/%: tests/tools/%.c $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) $$(pkg-config --cflags libseccomp) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $$(pkg-config --libs libseccomp)
+	$(Q)$(CC) $(ALL_CFLAGS) $$($(PKG_CONFIG) --cflags libseccomp) -MMD -MP -MF $@.d -o $@ $< $(TEST_LDFLAGS) $$($(PKG_CONFIG) --libs libseccomp)
 
 # One program, in which both implementations run.
 $(B)/tests/fuzz/differential: $(FUZZ_SOURCES) tests/fuzz/fuzz.h $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -o $@ $(FUZZ_SOURCES) $(ALL_LDFLAGS) $(WITH_LIBAIO)
+	$(Q)$(CC) $(ALL_CFLAGS) -o $@ $(FUZZ_SOURCES) $(TEST_LDFLAGS) $(WITH_LIBAIO)
 
 $(B)/scale: bench/scale.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) $(WITH_LIBAIO)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(TEST_LDFLAGS) $(WITH_LIBAIO)
 
 # Built with the same binary for both libraries: it finds the one that LD_LIBRARY_PATH names, or the system's.
 $(B)/fsync_promise: bench/fsync_promise.c $(B)/libaio.so $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(ALL_LDFLAGS) -L$(B) -laio
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(TEST_LDFLAGS) -L$(B) -laio
 
 -include $(wildcard $(B)/obj/*/*.d $(B)/tests/*/*.d $(B)/tests/*/*/*.d $(B)/*.d)
 
 # Tests. The dependencies come first, and the makefile is read anew once they are there.
 
-.PHONY: check check-suites check-build check-clients
+.PHONY: check check-suites check-build check-clients check-cross
 check:
 	@CC='$(CC)' scripts/install-dependencies build check
 	@$(MAKE) --no-print-directory check-suites
 
 check-suites:
 	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
-	@CC='$(CC)' SANITIZE='$(SANITIZE)' ENGINES='$(ENGINES)' FUZZ_ENGINES='$(FUZZ_ENGINES)' scripts/run-tests $(B)
+	@CC='$(CC)' SANITIZE='$(SANITIZE)' CROSS='$(CROSS)' ENGINES='$(ENGINES)' EMULATED_ENGINES='$(EMULATED_ENGINES)' \
+		FUZZ_ENGINES='$(FUZZ_ENGINES)' $(EMULATE) scripts/run-tests $(B)
 
 check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(B)/fsync_promise $(B)/scale
+
+# Other architectures: CROSS, or all that there are compilers for.
+MACHINES	:= $(or $(CROSS),$(shell scripts/architecture))
+check-cross:
+	@CROSS='$(MACHINES)' scripts/install-dependencies build check cross
+	@scripts/check-cross $(MACHINES)
 
 # Real programs: those in tests/clients, or CLIENTS='fio qemu'.
 CLIENT_ENGINES	?= native uring threads no-uring-EPERM neither

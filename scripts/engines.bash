@@ -19,6 +19,7 @@ set_engine() {
 	no-uring-ENOSYS) served_by=native on=("${without[@]}" io_uring_setup:ENOSYS --) ;;
 	no-kernel-aio) served_by=uring on=("${without[@]}" io_setup:EAGAIN --) ;;
 	neither) served_by=threads on=("${without[@]}" io_setup:EAGAIN io_uring_setup:EPERM --) ;;
+	emulated) served_by=threads on=() ;;
 	no-calls) served_by=threads on=("${without[@]}" "${all_calls[@]/%/:ENOSYS}" --) ;;
 	quota-used-up) served_by=uring on=("$build/tests/tools/used_up") ;;
 	*)

@@ -53,7 +53,7 @@
 
 /*
  * preadv2 and pwritev2; and what can be had of them where they are missing (before Linux 4.6, in
- * emulators): no flag, but that which means nothing here.  The offset -1 is the file's own position.
+ * emulators): no flag, but that which means nothing here.  -1 is the file's own position.
  */
 long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
 		      int64_t offset, int flags)

@@ -174,7 +174,7 @@ static void set_up(void)
 
 static struct ta_process *map_process(void)
 {
-	/* By the C library: the system call has another name, or other arguments, on some machines. */
+	/* By the C library: on some machines the call has another name, or other arguments. */
 	int saved_errno = errno;
 	struct ta_process *first = NULL;
 	struct ta_process *mapped = mmap(NULL, sizeof(*mapped), PROT_READ | PROT_WRITE,

@@ -193,9 +193,7 @@ static inline int64_t ta_tick_ns(void)
 }
 
 TA_HIDDEN unsigned ta_possible_cpus(void);
-/*
- * The soft limit of a RLIMIT_*, UINT64_MAX if there is none.  0, or a negative errno, and *limit stays.
- */
+/* The soft limit of a RLIMIT_*, UINT64_MAX if there is none.  0, or a negative errno. */
 static inline int ta_resource_limit(int resource, uint64_t *limit)
 {
 	/* The kernel's, whose members have 64 bits on every machine. */

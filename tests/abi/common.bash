@@ -28,12 +28,30 @@ is_trueaio()
 	readelf --dyn-syms -W "$1" | grep -q trueaio_
 }
 
+# Where the libraries of another architecture are, if the build is for one.
+sysroot=$repository/build/sysroot/${CROSS:-}
+
+# Defined dynamic symbols, one a line: type, place (version nodes are absolute symbols), name@version
+# or name@@version.  GNU and WEAK binding come to the same thing in a shared object; LOCAL does not,
+# and such a symbol is left out.
+exported_symbols()
+{
+	readelf --dyn-syms -W "$1" |
+		awk '$1 ~ /^[0-9]+:$/ && $5 != "LOCAL" && $6 == "DEFAULT" && $7 != "UND" {
+			print $4, ($7 == "ABS" ? "ABS" : "-"), $8
+		}' | sort
+}
+
 # The path of the system's libaio.so.1 for the same machine as ours; empty if there is none.  What an
 # earlier `make install` has left beside it is not the system's.
 system_library()
 {
 	local path
 
+	if [ -n "${CROSS:-}" ]; then
+		readlink -e "$sysroot/libaio/libaio.so.1"
+		return
+	fi
 	while read -r path; do
 		if [ "$(elf_class "$path")" = "$(elf_class "$library")" ] && ! is_trueaio "$path"; then
 			readlink -f "$path"

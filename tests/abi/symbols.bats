@@ -12,17 +12,6 @@ setup()
 	require_library
 }
 
-# Defined dynamic symbols, one a line: type, place (version nodes are absolute symbols), name@version
-# or name@@version.  GNU and WEAK binding come to the same thing in a shared object; LOCAL does not,
-# and such a symbol is left out.
-exported_symbols()
-{
-	readelf --dyn-syms -W "$1" |
-		awk '$1 ~ /^[0-9]+:$/ && $5 != "LOCAL" && $6 == "DEFAULT" && $7 != "UND" {
-			print $4, ($7 == "ABS" ? "ABS" : "-"), $8
-		}' | sort
-}
-
 dynamic_values()
 {
 	readelf -dW "$1" | sed -n "s/^.*($2).*\[\(.*\)\]$/\1/p"
@@ -79,8 +68,9 @@ dynamic_values()
 }
 
 @test "libc.so.6 is the only library needed" {
+	# On some machines a part of it, the dynamic linker, is named besides.
 	run dynamic_values "$library" NEEDED
-	[ "$output" = "libc.so.6" ]
+	[[ $output =~ ^libc\.so\.6($'\n'ld-linux-[a-z0-9]+\.so\.[0-9])?$ ]]
 }
 
 @test "dlclose cannot unload the library while its threads run" {
