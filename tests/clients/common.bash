@@ -118,6 +118,13 @@ expect_library() {
 	touch "$WORK/mapped"
 }
 
+# expect_context PID: so has this process, and it has a context on the engine.
+expect_context() {
+	expect_library "$1"
+	[ "$ENGINE" = reference ] || grep -q "^trueaio\[$1\]: io_setup(.*: engine $served_by\$" "$library_log" ||
+		fail "process $1 got no context of engine $served_by"
+}
+
 # mapped_by COMMAND...: the same for a program that is gone too soon to be looked at. The debugger runs it and reads
 # its mappings when it is about to exit.
 mapped_by() {

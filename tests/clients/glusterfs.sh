@@ -50,14 +50,10 @@ brick() {
 	cat "$SOCKETS/$1"/gluster/vols/data/*.pid
 }
 
-# Every brick is on the library, and has a context on the engine.
 expect_bricks() {
-	local node pid
+	local node
 	for node in "${nodes[@]}"; do
-		pid=$(brick "$node")
-		expect_library "$pid"
-		[ "$ENGINE" = reference ] || grep -q "^trueaio\[$pid\]: io_setup(.*: engine $served_by\$" "$library_log" ||
-			fail "the brick of node $node does not use libaio"
+		expect_context "$(brick "$node")"
 	done
 }
 
