@@ -22,9 +22,22 @@ if [ "$ENGINE" = reference ]; then
 	library=$system_library
 else
 	library=$BUILD/libaio.so.1
-	on=(env LD_LIBRARY_PATH="$BUILD" TRUEAIO_LOG="$library_log" "${on[@]}")
 fi
+on_engine=("${on[@]}")
+
+# get_in path|preload: how the library comes into what is started from now on.
+get_in() {
+	case $1 in
+	path) on=(env LD_LIBRARY_PATH="${library%/*}" TRUEAIO_LOG="$library_log" "${on_engine[@]}") ;;
+	preload) on=(env LD_PRELOAD="$library" TRUEAIO_LOG="$library_log" "${on_engine[@]}") ;;
+	esac
+}
+get_in path
 cd "$WORK" || exit 1
+
+# In namespaces that run side by side the same process ids occur, of which some programs make the names of their
+# temporary files.
+export TMPDIR=$WORK
 
 # What a script's contexts must be: "served" by the engine; or "none", where the program gets no context on this
 # engine, and the script has to show what it makes of that.
