@@ -107,7 +107,7 @@ done
 
 # The client is on the library, too.
 for direct in 0 1; do
-	must fio --name=verify --directory="$volume" --filename_format='fio.$jobnum' --numjobs=2 --size=4m --bs=4k-64k \
+	must fio --name=verify --directory="$volume" --filename_format='fio.$jobnum' --numjobs=2 --size=4m --bs=4k-16k \
 		--ioengine=libaio --iodepth=8 --direct=$direct --rw=randrw --verify=crc32c --verify_fatal=1 --minimal
 done
 rm "$volume"/fio.*
