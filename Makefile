@@ -339,7 +339,7 @@ $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/f
 		-Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL $(ALL_LDFLAGS) -o $@ $(SOURCES) $(LIBURING)
 
 # fio beside the system's library. ONLY='ext4-randread-4k-.*' selects cases, ENGINE=threads another engine than native;
-# ROUNDS is 5.
+# ROUNDS is 7.
 bench-clients:
 	@CC='$(CC)' scripts/install-dependencies build bench-clients
 	@$(MAKE) --no-print-directory $(JOBS) all
