@@ -363,6 +363,7 @@ CASE(exit_finishes_a_held_fsync)
 	struct child child;
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	SKIP_ON_REFERENCE("holds no fsync");
 	SCENE_OPEN(&scene);
 	holdfs_hold(scene.fs, HOLDFS_WRITE);
@@ -390,6 +391,7 @@ CASE(sudden_ends_drop_a_held_fsync)
 	static const enum ending endings[] = { BY_BARE_EXIT, BY_KILL, BY_EXEC };
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	SKIP_ON_REFERENCE("holds no fsync");
 	for (int i = 0; i < 3; i++) {
 		struct scene scene;
@@ -526,6 +528,7 @@ CASE(exit_of_a_child_does_not_wait_for_its_parents_requests)
 	int ends[2];
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	if (UNDER_ADDRESS_SANITIZER)
 		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
 	SKIP_ON_REFERENCE("holds no fsync");

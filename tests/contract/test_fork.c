@@ -214,6 +214,7 @@ CASE(every_call_of_a_child_on_its_parents_context_is_refused)
 	static struct busy busy;
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	/* Its io_getevents would find the inherited ring empty, and say 0. */
 	SKIP_ON_REFERENCE("looks at the ring before it asks the kernel");
 	BUSY_OPEN(&busy);
@@ -238,6 +239,11 @@ CASE(events_of_the_parent_are_not_the_childs)
 	struct iocb iocb;
 	char byte;
 
+	if (!forks_wipe()) {
+		close(zero);
+		free_context(ctx);
+		SKIP("MADV_WIPEONFORK wipes nothing here");
+	}
 	if (UNDER_THREAD_SANITIZER) {
 		close(zero);
 		free_context(ctx);
@@ -338,6 +344,7 @@ CASE(children_use_contexts_of_their_own)
 	struct holdfs *fs;
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	BUSY_OPEN(&busy);
 	fs = holdfs_mount(1, (size_t)16 * BLOCK_BYTES);
 	for (int how = 0; how < HOWS; how++) {
@@ -359,6 +366,7 @@ CASE(grandchildren_inherit_nothing_either)
 	pid_t child;
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	if (UNDER_ADDRESS_SANITIZER)
 		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
 	SKIP_ON_REFERENCE("looks at the ring before it asks the kernel");
@@ -392,7 +400,7 @@ CASE(vfork_child_shares_the_contexts)
 	io_context_t ctx = new_context(4);
 	int zero = open_device("/dev/zero", O_RDONLY);
 	static struct iocb iocb, *batch[] = { &iocb };
-	static char byte;
+	static volatile char byte;
 	int status;
 	pid_t child;
 
@@ -401,7 +409,18 @@ CASE(vfork_child_shares_the_contexts)
 		free_context(ctx);
 		SKIP("ThreadSanitizer makes a fork of a vfork");
 	}
-	io_prep_pread(&iocb, zero, &byte, 1, 0);
+	child = vfork();
+	if (child == 0) {
+		byte = 1;
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	if (byte == 0) {
+		close(zero);
+		free_context(ctx);
+		SKIP("a vfork is a fork here");
+	}
+	io_prep_pread(&iocb, zero, (void *)&byte, 1, 0);
 	expect_result(ctx, &iocb, 1, "before");
 	child = vfork();
 	if (child == 0)
@@ -505,6 +524,7 @@ CASE(two_hundred_children_under_traffic)
 	static struct traffic traffic[TRAFFIC_THREADS];
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	if (UNDER_ADDRESS_SANITIZER)
 		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
 	atomic_store(&traffic_ends, false);
@@ -560,6 +580,7 @@ CASE(a_childs_first_call_closes_what_it_has_inherited)
 	pid_t child;
 
 	SKIP_UNDER_THREAD_SANITIZER;
+	NEEDS_WIPE_ON_FORK();
 	BUSY_OPEN(&busy);
 	/* The file system's, the scene's two files, the other descriptor and the pipe. */
 	own = before + 1 + 2 + 1 + 2;

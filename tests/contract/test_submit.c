@@ -876,6 +876,7 @@ CASE(rw_flags_are_those_of_preadv2_and_pwritev2)
 	struct iocb iocb;
 	char what[32];
 
+	NEEDS_FLAGS();
 	for (int bit = 0; bit < 31; bit++) {
 		for (int writing = 0; writing < 2; writing++) {
 			int flag = 1 << bit, error;
@@ -920,6 +921,7 @@ CASE(contradicting_and_unsupported_rw_flags_are_refused)
 	int file = scratch_file(8192), memory = memfd_create("memory", MFD_CLOEXEC), ends[2];
 	struct iocb iocb;
 
+	NEEDS_FLAGS();
 	make_pipe(ends, 0);
 	io_prep_pwrite(&iocb, file, data, 16, 0);
 	iocb.aio_rw_flags = RWF_APPEND | RWF_NOAPPEND;

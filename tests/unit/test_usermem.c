@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define PAGE	    4096ul
 #define PAGES	    64
@@ -142,6 +144,20 @@ START_TEST(no_bytes_are_good_anywhere)
 }
 END_TEST
 
+/* An emulator may look by itself at what a call is given, and die of it. */
+static bool survives_reading(const void *address)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		syscall(SYS_rt_sigprocmask, -1, address, NULL, 8);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	return status == 0;
+}
+
 /* A mapping of a file reaches further than the file: such a page has a protection and no memory. */
 START_TEST(a_page_behind_the_end_of_its_file_is_bad)
 {
@@ -153,6 +169,10 @@ START_TEST(a_page_behind_the_end_of_its_file_is_bad)
 	pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
 	ck_assert_ptr_ne(pages, MAP_FAILED);
 	ck_assert(can_write(pages, PAGE));
+	if (!survives_reading(pages + PAGE)) {
+		fprintf(stderr, "SKIP: %s: system calls die of such a page here\n", tcase_name());
+		return;
+	}
 	ck_assert(!can_read(pages + PAGE, PAGE));
 	ck_assert(!can_write(pages + PAGE, PAGE));
 	fclose(file);
