@@ -12,6 +12,7 @@
 #	make bench			what the library costs, beside the system's
 #	make bench-clients		fio on the library, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
+#	make deb			Debian packages in build/deb, in place of libaio1 and libaio-dev
 #	make dependencies		the packages that all of these need; each installs its own
 #	make format, tidy, clean
 #
@@ -64,7 +65,7 @@ IS_CLANG	:= $(findstring clang,$(CC))
 
 # What a variable of the caller (CFLAGS=-O0, LDFLAGS=...) must not take away. Files are larger than 2 GiB on every
 # machine; and a note of gcc's about an alignment that it changed long ago concerns nobody who is built anew.
-ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iinclude -pthread $(CFLAGS)
+ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iinclude -pthread $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS	:= -pthread $(LDFLAGS)
 LIBRARY_CFLAGS	:= -fPIC -fvisibility=hidden
 LIBURING	= $(shell $(CC) $(ALL_CFLAGS) -print-file-name=liburing.a)
@@ -358,6 +359,13 @@ uninstall:
 
 INSTALL_FILES	= DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' \
 		  MANDIR='$(MANDIR)' VERSION='$(VERSION)' INSTALL='$(INSTALL)' FORCE='$(FORCE)'
+
+# Packages. packaging/debian has what dpkg-buildpackage is told.
+.PHONY: deb
+deb:
+	@scripts/install-dependencies build deb
+	@scripts/build-packages build/deb
+	@ls build/deb/*.deb
 
 # Upkeep.
 
