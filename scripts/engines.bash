@@ -3,7 +3,7 @@
 # The engines that tests run on, and the refusals under which auto has to do without one: see docs/testing.md.
 # Sourced by what runs programs on each of them. Needs $build, the directory with what was built.
 
-all_calls=(io_{setup,destroy,submit,cancel,getevents,pgetevents} io_uring_{setup,enter,register})
+all_calls=(io_{setup,destroy,submit,cancel,getevents,pgetevents} io_uring_{setup,enter,register} p{read,write}v2)
 without=("$build/tests/tools/without")
 
 # set_engine NAME: sets "on", the words to put before a command, and "served_by", the engine that its contexts must

@@ -23,7 +23,6 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
-#include <termios.h>
 
 /* Of aio_rw_flags, what older headers lack. */
 #ifndef RWF_HIPRI
@@ -194,6 +193,11 @@ bool ta_file_cannot_sync(int fd, uint32_t mode)
 	return !S_ISBLK(mode) && file_system_type(fd) == PROC_SUPER_MAGIC;
 }
 
+static bool has_calls_with_flags(void)
+{
+	return ta_syscall(SYS_preadv2, -1, 0, 0, 0, 0, 0) != -ENOSYS;
+}
+
 /* What the kernel says to a read with these flags that finds nothing. */
 static long read_nothing(int fd, int flags)
 {
@@ -212,11 +216,14 @@ static bool can_say_would_block(int fd)
 	return read_nothing(fd, RWF_NOWAIT) != -EOPNOTSUPP;
 }
 
+/* By the C library, whose struct termios is not the kernel's on some machines (powerpc). */
 static bool is_terminal(int fd)
 {
-	struct termios settings;
+	int saved_errno = errno;
+	bool answers = isatty(fd);
 
-	return ta_syscall3(SYS_ioctl, fd, TCGETS, &settings) == 0;
+	errno = saved_errno;
+	return answers;
 }
 
 static enum ta_file_class class_of_file(struct ta_descriptor *descriptor,
@@ -359,7 +366,7 @@ bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bo
 		 * nothing to a read is one too many.  Writes cannot be tried.
 		 */
 		return !is_write && file_system_type(fd) == PROC_SUPER_MAGIC &&
-		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
+		       has_calls_with_flags() && read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case S_IFCHR:
 		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
 		return is_write && identity->node == makedev(1, 7);
@@ -386,11 +393,6 @@ static bool writes_atomically(int fd, long file_flags)
 	       ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE,
 			   &status) == 0 &&
 	       status.stx_attributes & ATTRIBUTE_WRITE_ATOMIC;
-}
-
-static bool has_calls_with_flags(void)
-{
-	return ta_syscall(SYS_preadv2, -1, 0, 0, 0, 0, 0) != -ENOSYS;
 }
 
 /* aio_rw_flags: 0, -EOPNOTSUPP or -EINVAL. */

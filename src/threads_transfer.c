@@ -92,7 +92,9 @@ static long transfer_when_ready(struct ta_operation *operation, int number, uint
 	size_t chunk = PIPE_CHUNK;
 	unsigned count;
 
-	if (operation->nonblocking)
+	/* Nothing is read from an empty stream, too. */
+	if (operation->nonblocking ||
+	    (!ta_transfer_is_write(operation) && ta_transfer_left(operation) == 0))
 		return transfer_rest(operation, number, 0);
 	if (ta_file_poll(number, events) == 0)
 		return -EAGAIN;

@@ -510,6 +510,7 @@ CASE(nowait_makes_one_request_non_blocking)
 	struct iovec vector = { bytes, sizeof(bytes) };
 	struct iocb iocb;
 
+	NEEDS_FLAGS();
 	for (int kind = 0; kind < STREAM_TERMINAL; kind++) {
 		struct stream stream = open_stream((enum stream_kind)kind);
 

@@ -264,6 +264,7 @@ CASE(writes_with_o_append_go_to_the_end)
 	struct iovec vector = { (void *)(uintptr_t) "ABCD", 4 };
 	struct iocb iocb;
 
+	NEEDS_FLAGS();
 	expect_write(ctx, append, "1234", 4, 100, 4, "offset 100");
 	expect_write(ctx, append, "5678", 4, 0, 4, "offset 0");
 	ck_assert_int_eq(file_size(file), 8);
@@ -335,6 +336,7 @@ static void appended_in_order(bool by_flag, int batch_size)
 
 CASE(appending_writes_keep_the_order_of_submission)
 {
+	NEEDS_FLAGS();
 	appended_in_order(false, 1);
 	appended_in_order(false, 64);
 	appended_in_order(true, 1);
@@ -645,6 +647,7 @@ CASE(nowait_says_eagain_in_the_event_where_it_would_block)
 	struct iovec vector = { buffer, 4096 };
 	struct iocb iocb;
 
+	NEEDS_FLAGS();
 	SKIP_UNLESS_DISK(file);
 	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 	io_prep_preadv2(&iocb, file, &vector, 1, 0, RWF_NOWAIT);

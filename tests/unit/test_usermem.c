@@ -279,7 +279,7 @@ END_TEST
 /* Nor where their addresses have all but the high bits in common. */
 START_TEST(pages_far_apart_are_told_apart)
 {
-	const size_t far = 4ul << 30;
+	const size_t far = SIZE_MAX > UINT32_MAX ? (size_t)UINT32_MAX + 1 : (size_t)1 << 30;
 	char *pages = mmap(NULL, far + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	ck_assert_ptr_ne(pages, MAP_FAILED);
