@@ -497,10 +497,9 @@ static inline void holdfs_discard(struct holdfs *fs)
 	free(fs);
 }
 
-/* NULL, with the reason on standard error, where FUSE cannot be used: the case is to be skipped. */
 /*
- * A big endian process may be an emulated one, and /dev/fuse that of a little endian kernel: then its
- * first question is none that there is.
+ * A big endian process may be an emulated one, and /dev/fuse that of a little endian kernel: then
+ * its first question is none that there is.
  */
 static inline bool holdfs_kernel_is_understood(const char *directory)
 {
@@ -527,6 +526,7 @@ static inline bool holdfs_kernel_is_understood(const char *directory)
 #endif
 }
 
+/* NULL, with the reason on standard error, where FUSE cannot be used: the case is to be skipped. */
 static inline struct holdfs *holdfs_mount(unsigned file_count, size_t file_bytes)
 {
 	const char *base = getenv("TMPDIR");
