@@ -283,8 +283,10 @@ CASE(an_unreadable_timeout_is_efault)
 		ck_assert_int_eq(io_getevents(ctx, 1, 4, events, unreadable_page()), -EFAULT);
 		ck_assert_int_eq(io_getevents(ctx, 0, 4, events, unreadable_page()), -EFAULT);
 		ck_assert_int_eq(io_getevents(ctx, 1, 4, events, KERNEL_ADDRESS), -EFAULT);
-		ck_assert_int_eq(io_getevents(ctx, 1, 4, events, (void *)bytes_before_bad_page(8)),
-				 -EFAULT);
+		ck_assert_int_eq(
+			io_getevents(ctx, 1, 4, events,
+				     (void *)bytes_before_bad_page(sizeof(struct timespec) / 2)),
+			-EFAULT);
 		if (!present)
 			put_events(ctx, 1, 0);
 	}
