@@ -36,7 +36,7 @@ sysroot=$repository/build/sysroot/${CROSS:-}
 # and such a symbol is left out.
 exported_symbols()
 {
-	readelf --dyn-syms -W "$1" |
+	readelf --dyn-syms -W "$1" | sed 's/\[<localentry>: [0-9]*\]//' |
 		awk '$1 ~ /^[0-9]+:$/ && $5 != "LOCAL" && $6 == "DEFAULT" && $7 != "UND" {
 			print $4, ($7 == "ABS" ? "ABS" : "-"), $8
 		}' | sort

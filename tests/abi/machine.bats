@@ -14,12 +14,12 @@ setup()
 }
 
 @test "the kernel finds each member where it looks" {
-	"$compiler" -std=c11 --sysroot="$sysroot" -I"$repository/include" -S -o /dev/null \
+	"$compiler" -std=gnu11 --sysroot="$sysroot" -I"$repository/include" -S -o /dev/null \
 		"$BATS_TEST_DIRNAME/layout.c"
 }
 
 @test "the table of layouts holds for that architecture's own header too" {
-	"$compiler" -std=c11 --sysroot="$sysroot" -I"$sysroot/libaio" -S -o /dev/null \
+	"$compiler" -std=gnu11 --sysroot="$sysroot" -I"$sysroot/libaio" -S -o /dev/null \
 		"$BATS_TEST_DIRNAME/layout.c"
 }
 
