@@ -184,7 +184,7 @@ CASE_EVERYWHERE(reads_are_whole_whatever_is_cached)
 	};
 	io_context_t ctx = new_context(8);
 	char *buffer = malloc(FILE_BYTES + 1), what[64];
-	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int fd = place_file(place), counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct iocb iocb;
 
 	ck_assert_ptr_nonnull(buffer);
@@ -272,7 +272,7 @@ CASE_EVERYWHERE(vectored_reads_are_whole_whatever_is_cached)
 		{ 3 * PAGE + 50, 10, 0, 2 * PAGE },
 	};
 	io_context_t ctx = new_context(8);
-	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int fd = place_file(place), counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	static char buffers[4][8 * PAGE];
 	char what[64];
 
@@ -314,7 +314,7 @@ CASE_EVERYWHERE(many_reads_at_a_time_each_end_once)
 {
 	enum { COUNT = 128, ROUNDS = 12, BYTES = 2 * PAGE };
 	io_context_t ctx = new_context(COUNT);
-	int fd = place_file(place), counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int fd = place_file(place), counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	char *buffers = malloc((size_t)COUNT * BYTES);
 	struct iocb iocbs[COUNT];
 	struct io_event events[COUNT];

@@ -88,7 +88,7 @@ CASE(cancel_refuses_what_is_not_in_flight)
 CASE(a_waiting_poll_is_cancelled_and_its_event_comes_through_the_queue)
 {
 	io_context_t ctx = new_context(4);
-	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct iocb iocb;
 	struct io_event event, untouched;
 	/* The pointer is neither read nor written. */

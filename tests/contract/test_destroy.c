@@ -176,7 +176,7 @@ CASE(destroy_waits_until_a_buffered_read_has_its_data)
 CASE(destroy_waits_for_a_sync)
 {
 	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
-	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct destroyer destroyer;
 	struct iocb iocb;
 	io_context_t ctx;
@@ -259,7 +259,7 @@ CASE(a_context_being_destroyed_takes_no_more)
 
 CASE(destroy_cancels_a_waiting_poll_and_signals_its_eventfd)
 {
-	int idle[2], signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int idle[2], signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct iocb iocbs[3];
 	io_context_t ctx = new_context(8);
 
@@ -429,7 +429,7 @@ CASE(destroy_copes_with_the_last_reference_to_the_file)
 CASE(eventfds_are_signalled_when_destroy_returns)
 {
 	int zero = open_device("/dev/zero", O_RDONLY), idle[2];
-	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	/* Each io_destroy of kernel AIO takes its time. */
 	int rounds = on_offloaded() ? 1000 : 200;
 	char bytes[8];

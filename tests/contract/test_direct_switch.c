@@ -54,7 +54,9 @@ CASE(so_does_a_vectored_read_across_the_end)
 
 	for (int round = 0; round < ROUNDS; round++) {
 		off_t offset = FILE_BYTES - 3000 - round;
-		struct iovec vectors[3] = { { parts[0] + 1, 999 }, { parts[1] + 3, 1 }, { parts[2], 2048 } };
+		struct iovec vectors[3] = { { parts[0] + 1, 999 },
+					    { parts[1] + 3, 1 },
+					    { parts[2], 2048 } };
 		long bytes = 999 + 1 + 2048;
 		struct iocb iocb;
 

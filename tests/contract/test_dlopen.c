@@ -156,7 +156,7 @@ CASE(requests_in_flight_survive_dlclose)
 	struct scene scene;
 	struct calls calls;
 	struct iocb iocbs[3], *batch[] = { &iocbs[0], &iocbs[1], &iocbs[2] };
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ends[2];
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ends[2];
 	const char *path = library_copy();
 	io_context_t ctx;
 	char byte = 0;

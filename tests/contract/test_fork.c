@@ -677,7 +677,7 @@ static struct holdings settled_holdings(void)
 static void use_once(struct scene *scene, int buffered)
 {
 	io_context_t ctx = new_context(16);
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ends[2];
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ends[2];
 	struct iocb iocbs[4];
 	char byte;
 

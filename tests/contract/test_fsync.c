@@ -1051,7 +1051,7 @@ static void watch_eventfd(struct scene *scene, int fd, enum earlier_kind kind, b
 	io_context_t sync_ctx = other_context ? new_context(4) : scene->ctx;
 	unsigned before = count_of_file(scene->fs, HOLDFS_READ | HOLDFS_WRITE, SUBJECT);
 	unsigned syncs_before = syncs(scene);
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct iocb earlier, sync;
 
 	prepare_earlier(&earlier, kind, fd, block);
@@ -1142,7 +1142,7 @@ CASE(held_fsync_can_be_cancelled)
 {
 	struct scene scene;
 	struct iocb write, sync_iocbs[3];
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
 	SKIP_ON_REFERENCE("holds no fsync, and cancels none");
 	SCENE_OPEN(&scene);
@@ -1259,7 +1259,7 @@ CASE(cancelled_requests_have_ended)
 /* here: the write is in the context that is destroyed.  Otherwise only the fsync is. */
 static void destroy_with_held(bool here)
 {
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct scene scene;
 	struct iocb write, sync;
 	struct destroyer destroyer;
@@ -1422,14 +1422,14 @@ CASE(eventfd_of_a_held_fsync_may_be_closed)
 {
 	struct scene scene;
 	struct iocb write, sync;
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int duplicate = fcntl(event_fd, F_DUPFD_CLOEXEC, 0), other;
 
 	SCENE_OPEN(&scene);
 	prepare_sync(&sync, scene.fd, IO_CMD_FSYNC);
 	io_set_eventfd(&sync, event_fd);
 	hold_syncs(&scene, &write, &sync, 1);
-	other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	other = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ck_assert_int_eq(dup3(other, event_fd, O_CLOEXEC), event_fd);
 	if (sync_is_held(&scene, 0)) {
 		holdfs_release_all(scene.fs);
@@ -1558,7 +1558,7 @@ CASE(fsync_before_a_refused_element_is_accepted)
 /* Also when something is in flight, so that the fsync would have been held. */
 CASE(fsync_after_a_refused_element_is_not_accepted)
 {
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct scene scene;
 	struct iocb write, sync, storage;
 

@@ -238,7 +238,7 @@ CASE(eventfd_of_an_fsync_is_signalled_after_the_writes)
 
 	SKIP_DETECTED;
 	DISK_OPEN(&disk);
-	disk.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	disk.event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	play_rounds(&disk);
 	disk_close(&disk);
 }
@@ -249,7 +249,7 @@ CASE(eventfd_of_an_fsync_in_another_context_is_signalled_after_the_writes)
 
 	SKIP_DETECTED;
 	DISK_OPEN(&disk);
-	disk.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	disk.event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	disk.sync_ctx = new_context(1);
 	play_rounds(&disk);
 	disk_close(&disk);
@@ -274,7 +274,7 @@ CASE(eventfd_of_an_fsync_is_signalled_after_cold_reads)
 	DISK_OPEN(&disk);
 	disk.cold_reads = true;
 	disk.sync_fd = disk.buffered;
-	disk.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	disk.event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	disk.sync_ctx = new_context(1);
 	play_rounds(&disk);
 	disk_close(&disk);

@@ -15,7 +15,7 @@ static char byte;
 /* One event that the kernel has by the time this returns, or else the library. */
 static void fire_poll(io_context_t ctx, long number)
 {
-	int counter = eventfd(0, EFD_CLOEXEC), ended;
+	int counter = open_eventfd(0, EFD_CLOEXEC), ended;
 	uint64_t one = 1;
 	struct iocb iocb;
 

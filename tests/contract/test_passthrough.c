@@ -580,7 +580,7 @@ CASE(passed_through_fsync_waits_for_a_request_of_a_mediated_context)
 {
 	struct passing_scene passing;
 	struct iocb write, sync;
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
 	PASSING_SCENE_OPEN(&passing);
 	prepare_write(&write, passing.scene.fd, 0);
@@ -640,7 +640,7 @@ CASE(io_destroy_waits_for_a_held_fsync_of_a_passed_through_context)
 	struct passing_scene passing;
 	struct iocb write, sync;
 	struct destroyer destroyer;
-	int event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
 	SKIP_ON_REFERENCE("holds no fsync");
 	PASSING_SCENE_OPEN(&passing);

@@ -226,10 +226,51 @@ CASE(a_signal_that_the_mask_opens_ends_the_wait)
 	free_context(reaper.ctx);
 }
 
+struct poller {
+	struct worker worker;
+	int ends[2];
+	int count;
+};
+
+static void poll_with_signal_closed(void *argument)
+{
+	struct poller *poller = argument;
+	struct pollfd readable = { .fd = poller->ends[0], .events = POLLIN };
+
+	ppoll(&readable, 1, NULL, &usr1);
+	poller->count = handled();
+}
+
+/* Asked of the call itself: an emulator may not look for the signal when its mask is open again. */
+static bool ppoll_keeps_closed_signals(void)
+{
+	struct poller poller = { .count = 0 };
+	bool kept;
+
+	make_pipe(poller.ends, 0);
+	block_signal(0);
+	ck_assert_int_eq(pthread_sigmask(SIG_UNBLOCK, &usr1, NULL), 0);
+	worker_start(&poller.worker, poll_with_signal_closed, &poller);
+	worker_wait_blocked(&poller.worker);
+	ck_assert_int_eq(pthread_kill(poller.worker.thread, SIGUSR1), 0);
+	worker_wait_blocked(&poller.worker);
+	ck_assert_int_eq(write(poller.ends[1], "x", 1), 1);
+	worker_join(&poller.worker);
+	kept = poller.count == 1;
+	restore_signal(SIGUSR1);
+	atomic_store(&contract_signal_count, 0);
+	close_pair(poller.ends);
+	return kept;
+}
+
 CASE(a_signal_that_the_mask_closes_waits_for_the_return)
 {
 	struct masked_reaper reaper = { .ctx = new_context(8), .min_nr = 1, .mask = &usr1 };
 
+	if (!ppoll_keeps_closed_signals()) {
+		free_context(reaper.ctx);
+		SKIP("a signal that ppoll has kept closed waits for another here");
+	}
 	block_signal(0);
 	/* Open in the thread, closed in the call. */
 	ck_assert_int_eq(pthread_sigmask(SIG_UNBLOCK, &usr1, NULL), 0);

@@ -247,7 +247,7 @@ CASE(two_polls_of_one_file_both_fire)
 CASE(counters_timers_and_watches_fire)
 {
 	io_context_t ctx = new_context(8);
-	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC),
 	    epoll = epoll_create1(EPOLL_CLOEXEC);
 	int watch = inotify_init1(IN_CLOEXEC), ends[2];
@@ -408,7 +408,7 @@ CASE(a_wakeup_without_bits_is_not_lost)
 CASE(a_poll_of_its_own_eventfd_fires_once)
 {
 	io_context_t ctx = new_context(8);
-	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	uint64_t three = 3;
 	struct iocb iocb;
 
@@ -452,7 +452,7 @@ struct source {
 
 static int make_counter(void)
 {
-	return eventfd(0, EFD_CLOEXEC);
+	return open_eventfd(0, EFD_CLOEXEC);
 }
 
 static void fire_counter(int fd)
@@ -524,6 +524,7 @@ CASE(a_read_of_a_reused_number_is_of_the_new_counter_or_timer)
 {
 	if (!on_offloaded())
 		SKIP("the read would hold io_submit itself");
+	NEEDS_KERNELS_COUNTS();
 	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
 		const struct source *source = &sources[i];
 		io_context_t ctx = new_context(8);
@@ -592,7 +593,7 @@ static void poll_a_crowd(void *unused)
 		_exit(NOT_ALLOWED);
 	CHILD_CHECK(io_setup(CROWD, &ctx) == 0);
 	for (int i = 0; i < CROWD; i++) {
-		fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		fds[i] = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		CHILD_CHECK(fds[i] >= 0);
 		io_prep_poll(&iocbs[i], fds[i], POLLIN);
 		list[i] = &iocbs[i];

@@ -252,7 +252,7 @@ CASE(submit_stops_at_the_first_bad_iocb)
 	for (int i = 0; i < 5; i++) {
 		make_pipe(batch.pipes[i], 0);
 		fcntl(batch.pipes[i][0], F_SETFL, O_NONBLOCK);
-		batch.signal_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		batch.signal_fds[i] = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	}
 	for (int fault = 0; fault < FAULT_COUNT; fault++)
 		for (int bad = 0; bad < 5; bad++)
@@ -353,7 +353,7 @@ CASE(a_full_context_says_eagain_after_the_first_checks)
 CASE(an_iocb_in_read_only_memory_is_refused_and_not_started)
 {
 	io_context_t ctx = new_context(8);
-	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), file = scratch_file(4096);
+	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), file = scratch_file(4096);
 	int ends[2];
 	struct iocb iocb;
 	char byte;
@@ -441,7 +441,9 @@ CASE(noop_is_counted_and_has_no_event)
 		io_prep_pread(&reads[i], zero, data, 16, 0);
 	ck_assert_int_eq(io_submit(ctx, 5, batch), 5);
 	ck_assert_int_eq(io_getevents(ctx, 2, 8, events, NULL), 2);
-	ck_assert(events[0].obj == &reads[0] && events[1].obj == &reads[1]);
+	/* In one order or the other. */
+	ck_assert(events[0].obj == &reads[0] || events[1].obj == &reads[0]);
+	ck_assert(events[0].obj == &reads[1] || events[1].obj == &reads[1]);
 	/* They take no room: any number of them goes through. */
 	for (int i = 0; i < 5000; i++)
 		ck_assert_int_eq(submit_one(ctx, &noop), 1);
@@ -459,6 +461,7 @@ CASE(descriptors_that_cannot_be_used_are_refused)
 	    directory = open_device(scratch_directory(), O_RDONLY | O_DIRECTORY);
 	int read_only = reopen_file(file, O_RDONLY), write_only = reopen_file(file, O_WRONLY);
 	int path_only = reopen_file(file, O_PATH), no_access = reopen_file(file, O_ACCMODE);
+	bool keeps_mode = (fcntl(no_access, F_GETFL) & O_ACCMODE) == O_ACCMODE;
 	struct {
 		const char *name;
 		int fd;
@@ -491,6 +494,8 @@ CASE(descriptors_that_cannot_be_used_are_refused)
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		struct iocb iocb = { .aio_fildes = rows[i].fd, .aio_lio_opcode = rows[i].opcode };
 
+		if (rows[i].fd == no_access && !keeps_mode)
+			continue;
 		if (rows[i].bytes)
 			iocb.u.c.buf = data;
 		iocb.u.c.nbytes = rows[i].bytes;
@@ -503,6 +508,8 @@ CASE(descriptors_that_cannot_be_used_are_refused)
 	close(write_only);
 	close(path_only);
 	close(no_access);
+	if (!keeps_mode)
+		SKIP("all else is refused, but here is no file that is open for neither");
 }
 
 CASE(a_directory_can_be_synced_and_polled)
@@ -576,7 +583,7 @@ CASE(the_eventfd_may_be_descriptor_zero)
 {
 	io_context_t ctx = new_context(8);
 	int zero = open_device("/dev/zero", O_RDONLY), saved = dup(0);
-	int signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct iocb iocb;
 
 	ck_assert_int_eq(dup2(signal_fd, 0), 0);
@@ -844,6 +851,7 @@ CASE(realtime_priority_needs_a_privilege)
 		SKIP("needs root, to become somebody else");
 	if (UNDER_THREAD_SANITIZER)
 		SKIP("a child of a process with threads has no thread sanitizer");
+	NEEDS_WIPE_ON_FORK();
 	io_prep_pread(&iocb, file, data, 16, 0);
 	iocb.u.c.flags = FLAG_IOPRIO;
 	iocb.aio_reqprio = 1 << 13;
@@ -990,7 +998,7 @@ CASE(what_cannot_be_synced_is_refused)
 {
 	io_context_t ctx = new_context(8);
 	int ends[2], sockets[2], epoll = epoll_create1(EPOLL_CLOEXEC),
-				 counter = eventfd(0, EFD_CLOEXEC);
+				 counter = open_eventfd(0, EFD_CLOEXEC);
 	struct iocb iocb;
 
 	make_pipe(ends, 0);
@@ -1067,6 +1075,7 @@ CASE(sizes_are_checked_and_cut)
 	expect_refused(ctx, &iocb, -EINVAL, "-1");
 	prep_read_with_field(&iocb, file, data, (uint64_t)1 << 63);
 	expect_refused(ctx, &iocb, -EINVAL, "the sign bit");
+	NEEDS_BUFFERS_GOOD_IN_PART();
 	io_prep_pread(&iocb, file, data, SSIZE_MAX, 0);
 	expect_result(ctx, &iocb, 8192, "SSIZE_MAX, of a short file");
 	io_prep_pread(&iocb, zero, bytes_before_bad_page(8192), SSIZE_MAX / 2, 0);
@@ -1194,7 +1203,7 @@ static void scribble_over_requests(bool direct)
 	struct io_event events[3];
 	char *buffer, marks[3];
 	io_context_t ctx;
-	int fd, signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), got = 0;
+	int fd, signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), got = 0;
 
 	if (!fs)
 		SKIP("no FUSE here");

@@ -550,9 +550,9 @@ CASE(eventfds_may_be_closed_with_requests_in_flight)
 		if (reference_cannot((enum kind)kind))
 			continue;
 		FLIGHT_OPEN(&flight, (enum kind)kind);
-		event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		duplicate = fcntl(event_fd, F_DUPFD_CLOEXEC, 0);
-		other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		other = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		io_set_eventfd(&flight.iocb, event_fd);
 		flight_start(&flight);
 		ck_assert_int_eq(dup3(other, event_fd, O_CLOEXEC), event_fd);
@@ -578,7 +578,7 @@ CASE(eventfds_may_vanish_with_requests_in_flight)
 		if (reference_cannot((enum kind)kind))
 			continue;
 		FLIGHT_OPEN(&flight, (enum kind)kind);
-		event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		event_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		io_set_eventfd(&flight.iocb, event_fd);
 		flight_start(&flight);
 		close(event_fd);

@@ -442,8 +442,8 @@ CASE(a_miss_found_by_another_thread_is_of_the_file_of_the_call)
 	enum { ROUNDS = UNDER_THREAD_SANITIZER ? 300 : 2000, BYTES = 2048 };
 	struct greedy greedy = { .ctx = new_context(8) };
 	int file = scratch_file(1 << 20), null = open_device("/dev/null", O_RDONLY);
-	int counter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), number = dup(file),
+	int counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int other = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), number = dup(file),
 	    resfd = dup(counter);
 	static char buffer[2 * BYTES];
 
