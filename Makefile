@@ -77,8 +77,9 @@ ifneq ($(CROSS),)
 ALL_CFLAGS	+= --sysroot=$(SYSROOT)
 ALL_LDFLAGS	+= --sysroot=$(SYSROOT)
 LIBRARIES	:= $(SYSROOT)/lib/$(MULTIARCH):$(SYSROOT)/usr/lib/$(MULTIARCH)
-# Tests run on this machine, which has neither that dynamic linker nor those libraries in their places.
-RUN_HERE	:= -Wl,--dynamic-linker=$(LOADER) -Wl,-rpath,$(LIBRARIES)
+# Tests run on this machine, which has neither that dynamic linker nor those libraries in their places; and libc, which
+# loads libgcc_s when a thread is cancelled, would not find it there.
+RUN_HERE	:= -Wl,--dynamic-linker=$(LOADER) -Wl,-rpath,$(LIBRARIES) -Wl,--push-state,--no-as-needed -lgcc_s -Wl,--pop-state
 PKG_CONFIG	:= PKG_CONFIG_SYSROOT_DIR=$(SYSROOT) \
 		   PKG_CONFIG_LIBDIR=$(SYSROOT)/usr/lib/$(MULTIARCH)/pkgconfig:$(SYSROOT)/usr/share/pkgconfig $(PKG_CONFIG)
 endif

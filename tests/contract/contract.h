@@ -560,13 +560,16 @@ static inline bool eventfds_count_by_any_number(void)
 static inline int open_eventfd(unsigned count, int flags)
 {
 	const uint64_t first = count;
-	int made, fd;
+	int made, received, fd;
 
 	if (eventfds_count_by_any_number())
 		return eventfd(count, flags);
 	made = eventfd(0, flags);
-	fd = received_descriptor(made);
+	received = received_descriptor(made);
 	close(made);
+	/* The lowest number, as eventfd(2) gives. */
+	fd = fcntl(received, F_DUPFD_CLOEXEC, 0);
+	close(received);
 	if (count)
 		ck_assert_int_eq(write(fd, &first, sizeof(first)), sizeof(first));
 	return fd;

@@ -485,6 +485,7 @@ CASE(destroy_does_not_wait_for_room_in_a_full_counter)
 	uint64_t full = 0xfffffffffffffffeULL, count;
 	int zero = open_device("/dev/zero", O_RDONLY), ends[2];
 
+	NEEDS_KERNELS_COUNTS();
 	make_pipe(ends, 0);
 	for (int flags = 0; flags <= EFD_NONBLOCK; flags += EFD_NONBLOCK) {
 		io_context_t ctx = new_context(8);
