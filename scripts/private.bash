@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
 # For scripts that mount file systems, make block devices and start servers: a directory and namespaces of their own, so
-# that nothing of it outlives them, however they end. Sourced. Takes root.
+# that nothing of it outlives them, however they end; but for the directory and its loop devices, if they are killed.
+# Sourced. Takes root.
 #
 #	make_work PARENT	makes a directory in PARENT, $work
 #	in_private COMMAND...	runs the command in namespaces of its own for mounts and processes; its status
@@ -18,7 +19,7 @@ make_work() {
 # In the background, because bash runs a trap only between commands.
 in_private() {
 	local status=0
-	unshare --mount --pid --fork --kill-child --mount-proc "$@" </dev/null &
+	setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc "$@" </dev/null &
 	namespace=$!
 	wait $namespace || status=$?
 	namespace=

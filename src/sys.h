@@ -2,7 +2,7 @@
 /*
  * The one door to the kernel and to the hardware's atomics.
  *
- * Every system call of the library goes through ta_syscall: it returns a negative errno and leaves
+ * The system calls of the library go through ta_syscall: it returns a negative errno and leaves
  * the caller's errno as it was, because a program that calls io_submit between a failing call and
  * its perror must still see its own error.  syscall(2) is no cancellation point, so neither is any
  * function of the library.
@@ -161,7 +161,8 @@ static inline void ta_futex_wake(_Atomic uint32_t *word, int waiters)
 }
 
 /* The system calls that are used here take times of the width that the C library gives them. */
-_Static_assert(sizeof(time_t) == sizeof(long), "programs with 64-bit times call others");
+_Static_assert(sizeof(time_t) == sizeof(long),
+	       "on 32-bit machines build with 32-bit times, without _TIME_BITS=64");
 
 /* Where seconds have 32 bits, what they cannot say is 68 years, which is for ever. */
 static inline struct timespec ta_timespec(int64_t ns)

@@ -8,7 +8,7 @@
 source "${BASH_SOURCE%/*}/common.bash"
 source "$OLDPWD/tests/clients/mariadb.bash"
 
-has_kernel_ring || contexts=none
+reaps_by_itself
 program=$WORK/libmariadbd
 # An embedded server returns from COMMIT before its log is written, with the system's library as well: a transaction
 # counts as acknowledged here when a flush of the log after it has returned.

@@ -40,8 +40,8 @@ backup {
 }
 EOT
 # What LVM keeps outside of its configuration: which devices are there.
-mkdir -p /run/lvm
-mount -t tmpfs tmpfs /run/lvm
+mount -t tmpfs tmpfs /run
+mkdir /run/lvm
 
 # lvm COMMAND...: has to succeed, without a complaint, and with a context: it goes on without one, and says so.
 lvm() {

@@ -9,7 +9,7 @@
 source "${BASH_SOURCE%/*}/common.bash"
 source "$OLDPWD/tests/clients/mariadb.bash"
 
-has_kernel_ring || contexts=none
+reaps_by_itself
 
 # run_backup OPTION...: what it says ends with "completed OK!" when it is.
 run_backup() {

@@ -11,7 +11,8 @@ source "${BASH_SOURCE%/*}/common.bash"
 source "$OLDPWD/tests/clients/mariadb.bash"
 
 rounds=${MARIADB_ROUNDS:-2}
-has_kernel_ring || contexts=none rounds=1
+reaps_by_itself
+has_kernel_ring || rounds=1
 cuts=0 recoveries_killed=0
 
 sysbench() {

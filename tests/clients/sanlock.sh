@@ -20,9 +20,10 @@ client() {
 	SANLOCK_RUN_DIR=$SOCKETS/$1 timeout -k 5 60 sanlock client "${@:2}" >"output.$1" 2>&1
 }
 
-# A second is the time that a host gives a request to the disk, ten is the default.
+# Two seconds are the time that a host gives a request to the disk, ten are the default. After eight such times without
+# a renewal it gives its leases up.
 for what in "-s $lockspace" "-r $resource" "-r $spare"; do
-	must sanlock direct init $what -o 1
+	must sanlock direct init $what -o 2
 done
 must sanlock direct read_leader -r "$resource"
 grep -q '^resource_name counter$' output || fail "the lease that was written is not there"
@@ -37,7 +38,7 @@ for host in 1 2; do
 		sanlock daemon -D -w 0 -l 0 -h 0 -L -1 -S -1 -U root -G root -e "host$host"
 	daemon[$host]=$started
 	wait_for 30 client "$host" status || fail "the daemon of host $host does not answer"
-	client "$host" add_lockspace -s "leases:$host:$device:0" -o 1 || fail "host $host cannot join"
+	client "$host" add_lockspace -s "leases:$host:$device:0" -o 2 || fail "host $host cannot join"
 	joined "$host" || fail "host $host has not joined"
 	expect_library "${daemon[$host]}"
 done
@@ -87,7 +88,7 @@ kill $holder
 for host in 1 2; do
 	client "$host" shutdown -f 1 || fail "host $host does not shut down"
 	wait_for 30 has_ended "${daemon[$host]}" || fail "the daemon of host $host does not end"
-	# Said of a lease that the other host holds, and of a disk that takes more than a second.
+	# Said of a lease that the other host holds, and of a disk that takes more than two seconds.
 	! grep -E 'aio |error' "host$host.log" | grep -vE 'acquire_token held error|aio timeout' ||
 		fail "the daemon of host $host complained"
 done

@@ -224,16 +224,29 @@ refused()
 	run -0 make_ install PREFIX="$prefix" FORCE=1
 	cmp "$build/libaio.so.1" "$prefix/lib/libaio.so.1"
 	grep -q trueaio "$prefix/include/libaio.h"
-	[ "$(cat "$prefix/lib/libaio.so.1.distrib")" = "the distribution's library" ]
-	[ "$(cat "$prefix/include/libaio.h.distrib")" = "the distribution's header" ]
-	[ "$(dpkg-divert --truename "$prefix/lib/libaio.so.1")" = "$prefix/lib/libaio.so.1.distrib" ]
+	[ "$(cat "$prefix/lib/libaio.so.1.before-trueaio")" = "the distribution's library" ]
+	[ "$(cat "$prefix/include/libaio.h.before-trueaio")" = "the distribution's header" ]
+	[ "$(dpkg-divert --truename "$prefix/lib/libaio.so.1")" = "$prefix/lib/libaio.so.1.before-trueaio" ]
 	# A later one needs not be told again.
 	run -0 make_ install PREFIX="$prefix"
-	[ "$(cat "$prefix/lib/libaio.so.1.distrib")" = "the distribution's library" ]
+	[ "$(cat "$prefix/lib/libaio.so.1.before-trueaio")" = "the distribution's library" ]
 
 	run -0 make_ uninstall PREFIX="$prefix"
 	state "$prefix" | diff before -
 	[ "$(dpkg-divert --list)" = "" ]
+}
+
+@test "a file that the administrator has diverted is not ours: refused, and left by uninstall" {
+	make_distribution
+	dpkg-divert --local --rename --add "$prefix/lib/libaio.so.1"
+	echo "built by the administrator" > "$prefix/lib/libaio.so.1"
+	state "$prefix" > before
+	dpkg-divert --list > diversions
+	run -2 make_ install PREFIX="$prefix"
+	run -0 make_ uninstall PREFIX="$prefix"
+	[[ $output == *"left alone: $prefix/lib/libaio.so.1 ("* ]]
+	state "$prefix" | diff before -
+	dpkg-divert --list | diff diversions -
 }
 
 @test "files of a package: uninstall leaves them, and says so" {
