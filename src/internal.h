@@ -59,10 +59,11 @@ struct ta_operation;
 
 /*
  * What is a pointer or a long to the program is a field of 64 bits to the kernel, padding included:
- * its place in struct iocb.
+ * its place in struct iocb, or in struct io_event.
  */
 #define TA_FIELD_BUF 24
 #define TA_FIELD_NBYTES 32
+#define TA_FIELD_RES 16
 
 static inline uint64_t ta_iocb_field(const struct iocb *iocb, size_t place)
 {

@@ -70,6 +70,12 @@ void ta_drain(struct ta_context *context, struct ta_work *work)
 	ta_ring_publish(context->ring, reader);
 }
 
+/* The kernel's field has 64 bits, whatever a long of the program's has, and a sign. */
+static inline void set_result(struct io_event *event, int64_t result)
+{
+	memcpy((char *)event + TA_FIELD_RES, &result, sizeof(result));
+}
+
 static long take_ready(struct ta_context *context, struct io_event *events, long nr)
 {
 	long taken = 0;
@@ -81,11 +87,8 @@ static long take_ready(struct ta_context *context, struct io_event *events, long
 		if (!context->ready_head)
 			context->ready_tail = NULL;
 		context->ready_count--;
-		events[taken++] = (struct io_event){
-			.data = slot->iocb.data,
-			.obj = slot->object,
-			.res = (unsigned long)slot->result,
-		};
+		events[taken] = (struct io_event){ .data = slot->iocb.data, .obj = slot->object };
+		set_result(&events[taken++], slot->result);
 		ta_slot_free(context, slot);
 	}
 	return taken;

@@ -126,6 +126,24 @@ CASE(bad_buffers_of_tmpfs_transfers_fail_in_the_event)
 	close(memory);
 }
 
+/* The kernel's events have 64 bits for it, also those that a 32-bit program is given. */
+CASE(an_error_fills_all_of_its_field)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(4096);
+	struct io_event event;
+	struct iocb iocb;
+	int64_t result;
+
+	io_prep_pread(&iocb, file, unreadable_page(), 4096, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	event = take_event(ctx, HERE);
+	memcpy(&result, (char *)&event + 16, sizeof(result));
+	ck_assert_int_eq(result, -EFAULT);
+	free_context(ctx);
+	close(file);
+}
+
 CASE(a_buffer_that_is_good_in_part_is_used_in_part)
 {
 	io_context_t ctx = new_context(8);
