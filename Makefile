@@ -14,6 +14,7 @@
 #	make bench-clients		fio on the library, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
 #	make deb			Debian packages in build/deb, in place of libaio1 and libaio-dev
+#	make check-packages		builds, checks, installs and removes them in a chroot (root)
 #	make dependencies		the packages that all of these need; each installs its own
 #	make format, tidy, clean
 #
@@ -384,11 +385,15 @@ INSTALL_FILES	= DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDI
 		  MANDIR='$(MANDIR)' VERSION='$(VERSION)' INSTALL='$(INSTALL)' FORCE='$(FORCE)'
 
 # Packages. packaging/debian has what dpkg-buildpackage is told.
-.PHONY: deb
+.PHONY: deb check-packages
 deb:
 	@scripts/install-dependencies build deb
 	@scripts/build-packages build/deb
 	@ls build/deb/*.deb
+
+check-packages:
+	@scripts/install-dependencies build deb check-packages
+	@scripts/check-packages build
 
 # Upkeep.
 
