@@ -126,7 +126,18 @@ static int send_to_table(struct ta_threads *threads, uint32_t index, int fd)
 	return result == -EBADF ? -EBADF : -ENFILE;
 }
 
-static int take_file(struct ta_threads *threads)
+static uint32_t group_of(int fd)
+{
+	struct ta_file_identity identity;
+	uint64_t hash;
+
+	if (ta_file_identify(fd, &identity) < 0)
+		return 0;
+	hash = (identity.inode ^ identity.device << 20) * 0x9e3779b97f4a7c15u;
+	return (uint32_t)(hash >> 32) % TA_THREADS_GROUPS;
+}
+
+static int take_file(struct ta_threads *threads, uint32_t group)
 {
 	struct ta_process *process = ta_process();
 	int index = -ENFILE;
@@ -138,6 +149,9 @@ static int take_file(struct ta_threads *threads)
 	} else if (threads->file_count < threads->file_limit) {
 		index = (int)threads->file_count++;
 	}
+	/* A worker may look at the place: it is listed still if its last request was cancelled. */
+	if (index >= 0)
+		threads->files[index].group = group;
 	ta_unlock(&process->offload_lock);
 	return index;
 }
@@ -152,26 +166,14 @@ static void put_file(struct ta_threads *threads, int index)
 	ta_unlock(&process->offload_lock);
 }
 
-static uint32_t group_of(int fd)
-{
-	struct ta_file_identity identity;
-	uint64_t hash;
-
-	if (ta_file_identify(fd, &identity) < 0)
-		return 0;
-	hash = (identity.inode ^ identity.device << 20) * 0x9e3779b97f4a7c15u;
-	return (uint32_t)(hash >> 32) % TA_THREADS_GROUPS;
-}
-
 int ta_threads_capture(int fd)
 {
 	struct ta_threads *threads = ta_threads_get();
-	int index = take_file(threads);
+	int index = take_file(threads, group_of(fd));
 	int result;
 
 	if (index < 0)
 		return index;
-	threads->files[index].group = group_of(fd);
 	if (!threads->owns_table) {
 		/* Then the number must do: what it means when the operation is carried out. */
 		atomic_store(&threads->files[index].number, fd);
