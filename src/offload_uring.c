@@ -214,13 +214,15 @@ static void begin_queued(struct ta_uring *uring)
 
 /*
  * Is a short count not the end of it?  Writes to a stream go on until all is written; a device like
- * /dev/zero stops short when its reader has other things to do.
+ * /dev/zero stops short when its reader has other things to do; and a buffered read may have found
+ * its first pages in the cache, and its file with O_DIRECT when it looked for the others.
  */
-static bool goes_on(const struct ta_operation *operation)
+static bool goes_on(const struct ta_operation *operation, int result)
 {
 	if (operation->nonblocking)
 		return false;
-	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation));
+	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation)) ||
+	       (ta_transfer_may_bounce(operation) && ta_transfer_ends_page(operation, result));
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -250,7 +252,7 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 		issue(uring, operation, IOSQE_ASYNC);
 		return;
 	}
-	if (result > 0 && goes_on(operation)) {
+	if (result > 0 && goes_on(operation, result)) {
 		ta_transfer_skip(operation, (size_t)result);
 		if (ta_transfer_left(operation) > 0) {
 			operation->retried = false;

@@ -793,8 +793,12 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	if (operation->is_sync)
 		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
 	ta_lock(&process->offload_lock);
-	/* Once is enough; and what has moved data already ends with it. */
-	if (operation->cancelled || (operation->transferred > 0 && !operation->is_stream)) {
+	/*
+	 * Once is enough; and what has moved data already ends with it.  How much is the offloader's
+	 * to count while it runs.
+	 */
+	if (operation->cancelled || (operation->state == TA_OPERATION_QUEUED &&
+				     operation->transferred > 0 && !operation->is_stream)) {
 		ta_unlock(&process->offload_lock);
 		return -EAGAIN;
 	}

@@ -62,6 +62,14 @@ bool ta_transfer_may_bounce(const struct ta_operation *operation)
 	return !operation->is_stream && !operation->is_direct && !ta_transfer_is_write(operation);
 }
 
+/* So many bytes more, and the next one is the first of a page: seldom so at the end of a file. */
+bool ta_transfer_ends_page(const struct ta_operation *operation, int bytes)
+{
+	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+
+	return (offset + (unsigned)bytes) % BOUNCE_ALIGNMENT == 0;
+}
+
 /*
  * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
  * submitted (glusterfs switches it between requests).  It is to be read past the cache into a

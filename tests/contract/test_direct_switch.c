@@ -46,6 +46,31 @@ CASE(a_cold_read_stays_buffered_when_the_flag_comes_on_behind_it)
 	free_context(ctx);
 }
 
+/* What is in the cache is taken before the flag comes on; the rest is read behind it. */
+CASE(so_does_one_that_finds_its_first_page_in_the_cache)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char buffer[16384];
+
+	ck_assert_int_eq(posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM), 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		off_t offset = (round * 16384L + 513) % (FILE_BYTES - 16384);
+		struct iocb iocb;
+
+		drop_cache(file);
+		ck_assert_int_eq(pread(file, buffer, 1, offset), 1);
+		io_prep_pread(&iocb, file, buffer + 1, 9001, offset);
+		expect_submitted(ctx, &iocb, HERE);
+		set_direct(file, true);
+		expect_event(ctx, &iocb, 9001, HERE);
+		set_direct(file, false);
+		expect_pattern(buffer + 1, offset, 9001, HERE);
+	}
+	close(file);
+	free_context(ctx);
+}
+
 CASE(so_does_a_vectored_read_across_the_end)
 {
 	io_context_t ctx = new_context(8);
