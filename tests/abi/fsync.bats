@@ -40,16 +40,20 @@ compilers()
 	done
 }
 
-# build COMPILER LANGUAGE pie|fixed ours|system FLAG...: makes ./program, linked with that library
-build()
+# compile COMPILER LANGUAGE pie|fixed FLAG...: makes program.o
+compile()
 {
-	local compiler=$1 language=$2 position=$3 linked=$4
-	shift 4
+	local -A flags=([pie]=-fPIE [fixed]=-fno-pie)
 
-	local -A flags=([pie]="-fPIE -pie" [fixed]="-fno-pie -no-pie")
-	# shellcheck disable=SC2086
-	"$compiler" -O2 -Wall -Wextra -Werror ${flags[$position]} "$@" -o program \
-		-x "$language" "$BATS_TEST_DIRNAME/fsync_result.c" -x none "$linked/libaio.so.1"
+	"$1" -O2 -Wall -Wextra -Werror "${flags[$3]}" "${@:4}" -c -o program.o -x "$2" "$BATS_TEST_DIRNAME/fsync_result.c"
+}
+
+# link COMPILER pie|fixed ours|system FLAG...: makes ./program of it, linked with that library
+link()
+{
+	local -A flags=([pie]=-pie [fixed]=-no-pie)
+
+	"$1" "${flags[$2]}" "${@:4}" -o program program.o "$3/libaio.so.1"
 }
 
 # expected LIBRARY RESULT BAD...: the output on a library, the result of io_fsync, and the last lines
@@ -88,10 +92,10 @@ check_everywhere()
 
 	while read -r compiler language; do
 		for position in pie fixed; do
+			compile "$compiler" "$language" "$position" -I"$repository/include" "$@"
 			for linked in ours system; do
 				echo "$compiler, $position, linked with $linked"
-				build "$compiler" "$language" "$position" "$linked" \
-					-I"$repository/include" "$@"
+				link "$compiler" "$position" "$linked"
 				check_run system "$result" "${filled_by_inline[@]}"
 				if [ "$linked" = ours ]; then
 					check_run ours "$result" "${filled_by_library[@]}"
@@ -119,9 +123,10 @@ check_everywhere()
 	require_system_header
 	while read -r compiler language; do
 		for position in pie fixed; do
+			compile "$compiler" "$language" "$position"
 			for linked in ours system; do
 				echo "$compiler, $position, linked with $linked"
-				build "$compiler" "$language" "$position" "$linked"
+				link "$compiler" "$position" "$linked"
 				check_run system 1 "${filled_by_inline[@]}"
 				check_run ours 1 "${filled_by_inline[@]}"
 			done
@@ -133,7 +138,8 @@ check_everywhere()
 	local position
 
 	for position in pie fixed; do
-		build gcc c "$position" ours -I"$repository/include"
+		compile gcc c "$position" -I"$repository/include"
+		link gcc "$position" ours
 		run readelf -rW program
 		[[ $output == *trueaio_sync_call* ]]
 		[[ ! $output =~ _COPY[^$'\n']*trueaio_sync_call ]]
@@ -143,14 +149,15 @@ check_everywhere()
 @test "gold and lld link programs that run on both libraries" {
 	local linker position tried=0
 
-	for linker in gold lld; do
-		if ! command -v "ld.$linker" >/dev/null; then
-			echo "# ld.$linker is not installed: not tried" >&3
-			continue
-		fi
-		for position in pie fixed; do
+	for position in pie fixed; do
+		compile gcc c "$position" -I"$repository/include"
+		for linker in gold lld; do
+			if ! command -v "ld.$linker" >/dev/null; then
+				echo "# ld.$linker is not installed: not tried" >&3
+				continue
+			fi
 			echo "$linker, $position"
-			build gcc c "$position" ours -I"$repository/include" -fuse-ld="$linker"
+			link gcc "$position" ours -fuse-ld="$linker"
 			check_run system 0 "${filled_by_inline[@]}"
 			check_run ours 0 "${filled_by_library[@]}"
 			tried=$((tried + 1))
