@@ -9,7 +9,7 @@
 #
 # A run passes only if it has looked into /proc/PID/maps (expect_library, mapped_by), and if the library's log tells
 # the engine that was asked for: a program that fell back to something else would pass for nothing.
-set -u
+set -uE -o pipefail
 shopt -s nullglob
 build=$BUILD
 source scripts/engines.bash
@@ -53,7 +53,8 @@ fail() {
 	say "FAILED: $*"
 	exit 1
 }
-trap 'fail "line $LINENO of $0 failed unexpectedly"' ERR
+# In functions, too; and in what is substituted, whose output this is then part of.
+trap 'fail "line $LINENO of ${BASH_SOURCE[0]##*/} failed unexpectedly"' ERR
 
 skip() {
 	say "skipped: $*"

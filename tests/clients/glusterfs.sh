@@ -50,9 +50,17 @@ brick() {
 	cat "$SOCKETS/$1"/gluster/vols/data/*.pid
 }
 
+# A brick has an id before it has loaded all of itself, and a glusterd that comes back may start its brick twice.
+brick_is_up() {
+	local process
+	process=$(brick "$1") && grep -q '/libaio\.so' "/proc/$process/maps" 2>/dev/null &&
+		{ [ "$ENGINE" = reference ] || grep -q "^trueaio\[$process\]: io_setup(" "$library_log"; }
+}
+
 expect_bricks() {
 	local node
 	for node in "${nodes[@]}"; do
+		wait_for 30 brick_is_up "$node" || fail "the brick of node $node has no context"
 		expect_context "$(brick "$node")"
 	done
 }

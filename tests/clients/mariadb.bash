@@ -119,11 +119,12 @@ make_ledger() {
 		INSERT INTO ledger.latest VALUES ${rows%, };"
 }
 
-# statements_of WRITER [TRANSACTIONS]: what it has to send next, without end or so many transactions.
+# statements_of WRITER [TRANSACTIONS]: what it has to send next, without end or so many transactions. Who reads it may
+# be killed.
 statements_of() {
 	local from=$((acknowledged[$1] + 1))
 	awk -v as=sql -v writer="$1" -v from=$from -v to=$((from + ${2:-1000000} - 1)) -v flush="${flush_logs:-}" \
-		-f "$ledger" 2>/dev/null
+		-f "$ledger" 2>/dev/null || true
 }
 
 # start_writers [TRANSACTIONS]: they go on until the server is gone or they have sent so many. A writer that has sent a

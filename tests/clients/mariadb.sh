@@ -50,12 +50,13 @@ kill_a_recovery() {
 one_round() {
 	local load
 	start_writers
-	sysbench --threads=2 run &
+	# It goes on until the server is gone.
+	{ sysbench --threads=2 run || true; } &
 	load=$!
 	wait_for 120 have_acknowledged $((100 + $1 * 317 % 700)) || fail "the writers get no acknowledgements"
 	kill_server
 	end_writers
-	wait "$load" || true
+	wait "$load"
 	[ $(($1 % 2)) = 1 ] || lose_unsynchronized
 	[ $(($1 % 5)) != 2 ] || kill_a_recovery
 	get_in "$([ $(($1 % 2)) = 1 ] && echo preload || echo path)"

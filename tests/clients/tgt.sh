@@ -78,5 +78,5 @@ administer --op delete --force --mode target --tid 1
 adm --op delete --mode system
 wait_for 20 has_ended "$tgtd" || fail "tgtd does not stop"
 wait "$tgtd" || fail "tgtd ended with exit status $?"
-! grep 'bs_aio\|io error' tgtd.log | grep -Evq 'bs_aio_open.*(create|open |opened)' || fail "tgtd complained: $(cat tgtd.log)"
+! grep 'bs_aio\|io error' tgtd.log | grep -Ev 'bs_aio_open.*(create|open |opened)' || fail "tgtd complained: $(cat tgtd.log)"
 ok "$(tgtd --version): two logical units, every byte right on both sides"
