@@ -199,6 +199,13 @@ static void print_probe(const char *name, const struct ta_probe *probe)
 	printf("%-12s %s.\n", name, sentence);
 }
 
+/* A ring is tried in a thread, and served by one. */
+static void print_uring(const struct ta_probe *uring)
+{
+	print_probe(uring->subject == TA_PROBE_THREADS ? "io_uring     has no thread:" : "io_uring",
+		    uring);
+}
+
 /* Of no interest where it works, or where there is no thread to have one. */
 static void print_table(const struct ta_probe *table)
 {
@@ -217,7 +224,7 @@ static void print_probes(const struct system_facts *system)
 {
 	printf("Linux %s, trueaio " TRUEAIO_VERSION "\n\n", system->release);
 	print_probe("kernel AIO", &system->aio);
-	print_probe("io_uring", &system->uring);
+	print_uring(&system->uring);
 	print_probe("threads", &system->threads);
 	print_table(&system->table);
 }

@@ -94,10 +94,7 @@ static void add_errno(struct json_object *object, int error)
 static struct json_object *probe_object(const struct ta_probe *probe)
 {
 	struct json_object *object = json_object_new_object();
-	struct json_object *missing = json_object_new_array();
 	char text[TA_PROBE_TEXT_BYTES];
-	unsigned bits = probe->missing;
-	const char *name;
 
 	add_truth(object, "works", probe->reason == TA_PROBE_WORKS);
 	add_text(object, "reason", ta_probe_word(probe->reason));
@@ -108,13 +105,19 @@ static struct json_object *probe_object(const struct ta_probe *probe)
 	add_text(object, "sentence", text);
 	ta_probe_advice(probe, text, sizeof(text));
 	add_text(object, "advice", *text ? text : NULL);
-	if (probe->subject == TA_PROBE_URING) {
-		while ((name = ta_probe_missing_name(&bits)) != NULL)
-			json_object_array_add(missing, text_object(name));
-		add(object, "missing", missing);
-	} else {
-		json_object_put(missing);
-	}
+	return object;
+}
+
+static struct json_object *uring_object(const struct ta_probe *probe)
+{
+	struct json_object *object = probe_object(probe);
+	struct json_object *missing = json_object_new_array();
+	unsigned bits = probe->missing;
+	const char *name;
+
+	while ((name = ta_probe_missing_name(&bits)) != NULL)
+		json_object_array_add(missing, text_object(name));
+	add(object, "missing", missing);
 	return object;
 }
 
@@ -275,7 +278,7 @@ bool doctor_print_json(const struct system_facts *system, const struct file_fact
 	add_text(object, "kernel", system->release);
 	add_evidence(object, &system->evidence);
 	add(object, "kernel_aio", probe_object(&system->aio));
-	add(object, "io_uring", probe_object(&system->uring));
+	add(object, "io_uring", uring_object(&system->uring));
 	add(object, "threads", probe_object(&system->threads));
 	add(object, "descriptor_tables", probe_object(&system->table));
 	add(object, "engines", engines_object(system));

@@ -35,9 +35,14 @@ static TA_COLD int refuse_engine(const char *line)
 }
 
 /* The same with the reason that this system has, which trueaio doctor tells of at length. */
-static TA_COLD int refuse_for_reason(const char *engine, const char *subject,
+static TA_COLD int refuse_for_reason(const char *engine,
 				     void (*look)(const struct ta_evidence *, struct ta_probe *))
 {
+	static const char *const subjects[] = {
+		[TA_PROBE_KERNEL_AIO] = "kernel AIO",
+		[TA_PROBE_URING] = "io_uring",
+		[TA_PROBE_THREADS] = "threads",
+	};
 	char reason[256], line[512];
 	struct ta_evidence evidence;
 	struct ta_probe probe;
@@ -48,7 +53,7 @@ static TA_COLD int refuse_for_reason(const char *engine, const char *subject,
 	snprintf(
 		line, sizeof(line),
 		"trueaio: TRUEAIO_ENGINE=%s cannot start: %s: %s; use auto, or ask trueaio doctor\n",
-		engine, subject, reason);
+		engine, subjects[probe.subject], reason);
 	return refuse_engine(line);
 }
 
@@ -75,9 +80,8 @@ static int set_up_native(struct ta_process *process, int nr_events, bool passthr
 	if (!is_refusal(result))
 		return result;
 	if (ta_settings()->engine == TA_ENGINE_NATIVE)
-		return result == -EAGAIN
-			       ? result
-			       : refuse_for_reason("native", "kernel AIO", ta_probe_kernel_aio);
+		return result == -EAGAIN ? result
+					 : refuse_for_reason("native", ta_probe_kernel_aio);
 	/* A program that reaps without us can do nothing with a ring that is not the kernel's. */
 	if (passthrough)
 		return result;
@@ -102,9 +106,8 @@ static int set_up_as_asked(struct ta_process *process, int nr_events, bool passt
 	result = set_up_offloaded(process, nr_events, made);
 	if (result != -ENOSYS)
 		return result;
-	return engine == TA_ENGINE_URING
-		       ? refuse_for_reason("uring", "io_uring", ta_probe_uring)
-		       : refuse_for_reason("threads", "worker threads", ta_probe_threads);
+	return engine == TA_ENGINE_URING ? refuse_for_reason("uring", ta_probe_uring)
+					 : refuse_for_reason("threads", ta_probe_threads);
 }
 
 static int set_up(int nr_events, io_context_t *ctxp, const void *caller)

@@ -7,6 +7,9 @@
  * interrupts epoll_wait in a thread with requests of its own.  They do two things only: *capture* a
  * file into a registered-file slot (that must happen in the caller, while its descriptor still
  * means the file), and queue an operation and ring the doorbell, an eventfd that the ring polls.
+ * They do not even make the ring: when one is closed that proves to be of no use, the kernel rouses
+ * its maker as for a signal, whose next io_getevents would fail with EINTR (seen with 6.1 and
+ * 6.18).
  *
  * The ring is not made with IORING_SETUP_SINGLE_ISSUER, and so without DEFER_TASKRUN: with it the
  * kernel refuses io_uring_register from other threads (-EEXIST since 6.1), and capturing would cost
@@ -51,8 +54,18 @@
 #define RWF_NOWAIT 0x00000008
 #endif
 
+enum ring_state {
+	RING_STARTING,
+	RING_READY,
+	RING_FAILED,
+};
+
 struct ta_uring {
 	struct io_uring ring;
+	_Atomic uint32_t state;
+	/* What its thread says of it, read once it has started: 0 or a negative errno. */
+	int error;
+	unsigned missing; /* TA_MISSING_*, for which it is refused */
 	int doorbell;
 	bool asleep; /* the thread waits in the kernel, or is about to */
 	struct ta_operation *queue_head;
@@ -195,7 +208,7 @@ static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon
 static void begin_queued(struct ta_uring *uring)
 {
 	struct ta_operation *operation;
-	bool abandon, cancelled;
+	bool abandon = false, cancelled = false;
 
 	while ((operation = next_operation(uring, &abandon, &cancelled)) != NULL) {
 		if (abandon)
@@ -313,43 +326,7 @@ static void wake_up(struct ta_uring *uring)
 	ta_unlock(&process->offload_lock);
 }
 
-static void *ring_thread(void *argument)
-{
-	struct ta_uring *uring = argument;
-
-	/*
-	 * By its registered number the ring stays ours even if the program closes descriptors it
-	 * does not know.
-	 */
-	io_uring_register_ring_fd(&uring->ring);
-	arm_doorbell(uring);
-	for (;;) {
-		begin_queued(uring);
-		if (reap(uring) > 0)
-			continue;
-		if (!fall_asleep(uring))
-			continue;
-		io_uring_submit_and_wait(&uring->ring, 1);
-		wake_up(uring);
-	}
-	return NULL;
-}
-
-/* ---- making it ------------------------------------------------------------------------------- */
-
-static TA_COLD void log_refusal(int error)
-{
-	struct ta_evidence evidence;
-	struct ta_probe probe;
-	char reason[256];
-
-	if (!ta_settings()->log)
-		return;
-	ta_probe_look(&evidence);
-	ta_probe_judge(TA_PROBE_URING, error, 0, &evidence, &probe);
-	ta_probe_sentence(&probe, reason, sizeof(reason));
-	ta_log("offloader: io_uring: %s", reason);
-}
+/* ---- making the ring, in its thread ---------------------------------------------------------- */
 
 static int make_ring(struct ta_uring *uring)
 {
@@ -387,40 +364,115 @@ static int make_holds(struct ta_uring *uring)
 	return result;
 }
 
-static int make_uring(struct ta_process *process)
+/* Nothing of it is left where it fails or is of no use. */
+static int make_useful_ring(struct ta_uring *uring)
+{
+	unsigned workers[2] = { KERNEL_WORKERS, 0 };
+	int result = make_ring(uring);
+
+	if (result < 0)
+		return result;
+	result = make_holds(uring);
+	/* A file that is still open once its event is seen breaks the promise of hold.c. */
+	if (result == 0)
+		result = ta_probe_prompt_close(&uring->ring, &uring->missing);
+	if (result < 0 || uring->missing) {
+		io_uring_queue_exit(&uring->ring);
+		return result;
+	}
+	uring->ring.ring_fd = uring->ring.enter_ring_fd = ta_high_descriptor(uring->ring.ring_fd);
+	io_uring_register_iowq_max_workers(&uring->ring, workers);
+	return 0;
+}
+
+static bool start(struct ta_uring *uring)
+{
+	enum ring_state state;
+
+	uring->error = make_useful_ring(uring);
+	state = uring->error < 0 || uring->missing ? RING_FAILED : RING_READY;
+	/*
+	 * After a failure the memory may be gone by the time of the wake-up: a futex call on an
+	 * address that is no more does nothing.
+	 */
+	atomic_store(&uring->state, state);
+	ta_futex_wake(&uring->state, 1);
+	return state == RING_READY;
+}
+
+static void *ring_thread(void *argument)
+{
+	struct ta_uring *uring = argument;
+
+	if (!start(uring))
+		return NULL;
+	/*
+	 * By its registered number the ring stays ours even if the program closes descriptors it
+	 * does not know.
+	 */
+	io_uring_register_ring_fd(&uring->ring);
+	arm_doorbell(uring);
+	for (;;) {
+		begin_queued(uring);
+		if (reap(uring) > 0)
+			continue;
+		if (!fall_asleep(uring))
+			continue;
+		io_uring_submit_and_wait(&uring->ring, 1);
+		wake_up(uring);
+	}
+	return NULL;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static TA_COLD void log_refusal(int error, unsigned missing)
+{
+	struct ta_evidence evidence;
+	struct ta_probe probe;
+	char reason[256];
+
+	if (!ta_settings()->log)
+		return;
+	ta_probe_look(&evidence);
+	ta_probe_judge(TA_PROBE_URING, error, missing, &evidence, &probe);
+	ta_probe_sentence(&probe, reason, sizeof(reason));
+	ta_log("offloader: io_uring: %s", reason);
+}
+
+/* Returns once the thread has made the ring, or could not. */
+static int start_ring_thread(struct ta_uring *uring, unsigned *missing)
+{
+	int result = ta_thread_start(ring_thread, uring);
+
+	if (result < 0)
+		return result;
+	while (atomic_load(&uring->state) == RING_STARTING)
+		ta_futex_wait(&uring->state, RING_STARTING, TA_NO_DEADLINE);
+	*missing = uring->missing;
+	return uring->error;
+}
+
+static int open_uring(struct ta_process *process, unsigned *missing)
 {
 	struct ta_uring *uring = ta_pages_alloc(sizeof(*uring));
-	unsigned workers[2] = { KERNEL_WORKERS, 0 };
 	int result;
 
 	if (!uring)
 		return -ENOMEM;
-	result = make_ring(uring);
+	result = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (result < 0)
 		goto free_memory;
-	result = make_holds(uring);
-	if (result < 0)
-		goto close_ring;
-	uring->doorbell = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
-	result = uring->doorbell;
-	if (result < 0)
-		goto close_ring;
-	uring->doorbell = ta_high_descriptor(uring->doorbell);
-	uring->ring.ring_fd = uring->ring.enter_ring_fd = ta_high_descriptor(uring->ring.ring_fd);
-	io_uring_register_iowq_max_workers(&uring->ring, workers);
+	uring->doorbell = ta_high_descriptor(result);
 	process->uring = uring;
-	result = ta_thread_start(ring_thread, uring);
-	if (result < 0)
-		goto close_doorbell;
-	ta_inherited_add(uring->doorbell);
-	ta_inherited_add(uring->ring.ring_fd);
-	return 0;
-
-close_doorbell:
+	result = start_ring_thread(uring, missing);
+	if (result == 0 && !*missing) {
+		ta_inherited_add(uring->doorbell);
+		ta_inherited_add(uring->ring.ring_fd);
+		return 0;
+	}
 	process->uring = NULL;
 	ta_syscall1(SYS_close, uring->doorbell);
-close_ring:
-	io_uring_queue_exit(&uring->ring);
 free_memory:
 	ta_pages_free(uring, sizeof(*uring));
 	return result;
@@ -429,14 +481,16 @@ free_memory:
 int ta_uring_open(struct ta_process *process)
 {
 	int saved_errno = errno;
-	int result = make_uring(process);
+	unsigned missing = 0;
+	int result = open_uring(process, &missing);
 
 	errno = saved_errno;
-	if (result < 0)
-		log_refusal(result);
-	else
+	if (result == 0 && !missing) {
 		ta_log("offloader: io_uring");
-	return result;
+		return 0;
+	}
+	log_refusal(result, missing);
+	return result < 0 ? result : -ENOSYS;
 }
 
 /* ---- what the program's threads do ----------------------------------------------------------- */

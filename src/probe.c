@@ -21,7 +21,8 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/time_types.h>
-#include <liburing/io_uring.h>
+#include <liburing.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -55,6 +56,11 @@
 #define CALL_GETGROUPS SYS_getgroups
 #define CALL_GETEGID SYS_getegid
 #endif
+/* Of the ring in the trial of closing. */
+#define SLOT_WAITED_FOR 0
+#define SLOT_TAKEN_OUT 1
+#define CLOSE_TRIALS 3
+
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
@@ -424,6 +430,44 @@ void ta_probe_judge(enum ta_probe_subject subject, int error, unsigned missing,
 
 /* ---- trials ---------------------------------------------------------------------------------- */
 
+/*
+ * To its end, in a thread on a stack of our own: the C library would keep the one that it makes.
+ * With signals blocked, as all threads of the library run; and the caller cannot be cancelled
+ * meanwhile, as in no function of the library.
+ */
+static int run_thread(void *(*function)(void *), void *argument)
+{
+	int saved_errno = errno, error, cancel_state;
+	void *stack = mmap(NULL, THREAD_STACK_BYTES, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	pthread_t thread;
+
+	if (stack == MAP_FAILED) {
+		errno = saved_errno;
+		return -ENOMEM;
+	}
+	pthread_attr_init(&attributes);
+	sigfillset(&all);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_attr_setstack(&attributes, stack, THREAD_STACK_BYTES);
+	if (error == 0)
+		error = pthread_create(&thread, &attributes, function, argument);
+	/* Thread-local storage does not fit: the default size serves. */
+	if (error == EINVAL)
+		error = pthread_create(&thread, NULL, function, argument);
+	if (error == 0)
+		pthread_join(thread, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_setcancelstate(cancel_state, NULL);
+	pthread_attr_destroy(&attributes);
+	munmap(stack, THREAD_STACK_BYTES);
+	errno = saved_errno;
+	return -error;
+}
+
 void ta_probe_kernel_aio(const struct ta_evidence *evidence, struct ta_probe *probe)
 {
 	unsigned long handle = 0;
@@ -472,7 +516,7 @@ static int try_operations(long ring, unsigned *missing)
 
 static int try_sparse_files(long ring, unsigned *missing)
 {
-	struct io_uring_rsrc_register sparse = { .nr = 1, .flags = IORING_RSRC_REGISTER_SPARSE };
+	struct io_uring_rsrc_register sparse = { .nr = 2, .flags = IORING_RSRC_REGISTER_SPARSE };
 	long result = ta_syscall4(SYS_io_uring_register, ring, IORING_REGISTER_FILES2, &sparse,
 				  sizeof(sparse));
 
@@ -507,37 +551,141 @@ static int try_doorbell(void)
 	return 0;
 }
 
-static long make_ring(void)
+/* Of a pipe whose writing end only the ring has, the reader sees the end.  1, 0 or an errno. */
+static int closes_promptly(struct io_uring *ring)
+{
+	int ends[2], none = -1;
+	char unused_byte;
+	long result = ta_syscall2(SYS_pipe2, ends, O_CLOEXEC | O_NONBLOCK);
+
+	if (result < 0)
+		return (int)result;
+	result = io_uring_register_files_update(ring, SLOT_TAKEN_OUT, &ends[1], 1);
+	ta_syscall1(SYS_close, ends[1]);
+	if (result >= 0)
+		result = io_uring_register_files_update(ring, SLOT_TAKEN_OUT, &none, 1);
+	if (result >= 0) {
+		result = ta_syscall3(SYS_read, ends[0], &unused_byte, 1);
+		result = result == -EAGAIN ? 0 : result == 0 ? 1 : result;
+	}
+	ta_syscall1(SYS_close, ends[0]);
+	return (int)result;
+}
+
+static int end_of_request(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	int result;
+
+	while ((result = io_uring_wait_cqe(ring, &cqe)) == -EINTR)
+		;
+	if (result == 0)
+		io_uring_cqe_seen(ring, cqe);
+	return result;
+}
+
+/*
+ * While a request waits for another of the ring's files, which delays the closing longest.  A child
+ * that another thread forks meanwhile has the writing end, too, and keeps it open: so a kernel that
+ * is found late is asked again.
+ */
+static int try_while_waiting(struct io_uring *ring, int writing_end)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	int prompt = 0, result;
+
+	io_uring_prep_poll_add(sqe, SLOT_WAITED_FOR, POLLIN);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	result = io_uring_submit(ring);
+	if (result < 0)
+		return result;
+	for (int i = 0; i < CLOSE_TRIALS && prompt == 0; i++)
+		prompt = closes_promptly(ring);
+	result = (int)ta_syscall3(SYS_write, writing_end, "", 1);
+	if (result >= 0)
+		result = end_of_request(ring);
+	return result < 0 ? result : prompt;
+}
+
+int ta_probe_prompt_close(struct io_uring *ring, unsigned *missing)
+{
+	int ends[2], none = -1;
+	int result = (int)ta_syscall2(SYS_pipe2, ends, O_CLOEXEC | O_NONBLOCK);
+
+	if (result < 0)
+		return result;
+	result = io_uring_register_files_update(ring, SLOT_WAITED_FOR, &ends[0], 1);
+	if (result >= 0) {
+		result = try_while_waiting(ring, ends[1]);
+		io_uring_register_files_update(ring, SLOT_WAITED_FOR, &none, 1);
+	}
+	ta_syscall1(SYS_close, ends[0]);
+	ta_syscall1(SYS_close, ends[1]);
+	if (result == 0)
+		*missing |= TA_MISSING_PROMPT_CLOSE;
+	return result < 0 ? result : 0;
+}
+
+static int make_ring(struct io_uring *ring)
 {
 	struct io_uring_params parameters = {
 		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
 		.cq_entries = TA_URING_COMPLETIONS,
 	};
 
-	return ta_syscall2(SYS_io_uring_setup, TA_URING_ENTRIES, &parameters);
+	return io_uring_queue_init_params(TA_URING_ENTRIES, ring, &parameters);
 }
 
+static int try_ring(struct io_uring *ring, unsigned *missing)
+{
+	int error = try_operations(ring->ring_fd, missing);
+
+	if (error == 0)
+		error = try_sparse_files(ring->ring_fd, missing);
+	if (error == 0)
+		error = try_sync_cancel(ring->ring_fd, missing);
+	if (error == 0)
+		error = try_doorbell();
+	if (error == 0 && !(*missing & ~TA_MISSING_BEARABLE))
+		error = ta_probe_prompt_close(ring, missing);
+	return error;
+}
+
+struct uring_trial {
+	int error; /* 0 or a negative errno */
+	unsigned missing;
+};
+
+static void *try_uring(void *argument)
+{
+	struct uring_trial *trial = argument;
+	struct io_uring ring;
+
+	trial->error = make_ring(&ring);
+	if (trial->error == -EINVAL) {
+		trial->missing = TA_MISSING_CQSIZE;
+		trial->error = 0;
+	} else if (trial->error == 0) {
+		trial->error = try_ring(&ring, &trial->missing);
+		io_uring_queue_exit(&ring);
+	}
+	return NULL;
+}
+
+/*
+ * Not in the caller's thread: once a ring is closed, the kernel rouses the thread that has made it
+ * as for a signal, and its next io_getevents would fail with EINTR (seen with 6.1 and 6.18).
+ */
 void ta_probe_uring(const struct ta_evidence *evidence, struct ta_probe *probe)
 {
-	unsigned missing = 0;
-	long ring = make_ring();
-	int error = ring < 0 ? (int)ring : 0;
+	struct uring_trial trial = { 0, 0 };
+	int error = run_thread(try_uring, &trial);
 
-	if (error == -EINVAL) {
-		missing = TA_MISSING_CQSIZE;
-		error = 0;
-	}
-	if (ring >= 0) {
-		error = try_operations(ring, &missing);
-		if (error == 0)
-			error = try_sparse_files(ring, &missing);
-		if (error == 0)
-			error = try_sync_cancel(ring, &missing);
-		if (error == 0)
-			error = try_doorbell();
-		ta_syscall1(SYS_close, ring);
-	}
-	ta_probe_judge(TA_PROBE_URING, error, missing, evidence, probe);
+	/* The library's ring has a thread, too. */
+	if (error < 0)
+		ta_probe_judge(TA_PROBE_THREADS, error, 0, evidence, probe);
+	else
+		ta_probe_judge(TA_PROBE_URING, trial.error, trial.missing, evidence, probe);
 }
 
 struct thread_trial {
@@ -554,41 +702,6 @@ static void *try_tables(void *argument)
 		(int)ta_syscall3(SYS_close_range, UINT_MAX, UINT_MAX, CLOSE_RANGE_UNSHARE);
 	trial->unshare = (int)ta_syscall1(SYS_unshare, CLONE_FILES);
 	return NULL;
-}
-
-/*
- * On a stack of our own: the C library would keep the one that it makes.  With signals blocked, as
- * all threads of the library run.
- */
-static int run_thread(struct thread_trial *trial)
-{
-	int saved_errno = errno, error;
-	void *stack = mmap(NULL, THREAD_STACK_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-	pthread_attr_t attributes;
-	sigset_t all, before;
-	pthread_t thread;
-
-	if (stack == MAP_FAILED) {
-		errno = saved_errno;
-		return -ENOMEM;
-	}
-	pthread_attr_init(&attributes);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_attr_setstack(&attributes, stack, THREAD_STACK_BYTES);
-	if (error == 0)
-		error = pthread_create(&thread, &attributes, try_tables, trial);
-	/* Thread-local storage does not fit: the default size serves. */
-	if (error == EINVAL)
-		error = pthread_create(&thread, NULL, try_tables, trial);
-	if (error == 0)
-		pthread_join(thread, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
-	munmap(stack, THREAD_STACK_BYTES);
-	errno = saved_errno;
-	return -error;
 }
 
 /* Files reach another table through a pair of sockets. */
@@ -623,7 +736,7 @@ static int try_epoll(void)
 void ta_probe_threads(const struct ta_evidence *evidence, struct ta_probe *probe)
 {
 	struct thread_trial trial;
-	int error = run_thread(&trial);
+	int error = run_thread(try_tables, &trial);
 
 	if (error == 0 && try_table(&trial) < 0)
 		error = try_epoll();
@@ -633,7 +746,7 @@ void ta_probe_threads(const struct ta_evidence *evidence, struct ta_probe *probe
 void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe)
 {
 	struct thread_trial trial;
-	int error = run_thread(&trial);
+	int error = run_thread(try_tables, &trial);
 
 	/* Where there can be no thread, that is what is to be mended. */
 	if (error < 0)
@@ -714,7 +827,7 @@ void ta_probe_features(struct ta_features *features)
 	*features = (struct ta_features){ -1, -1, -1, -1, -1, -1 };
 	feature_read_flags(features);
 	feature_kernel_aio(features);
-	if (run_thread(&trial) == 0) {
+	if (run_thread(try_tables, &trial) == 0) {
 		features->close_range_unshare = trial.close_range == 0;
 		features->unshare_files = trial.unshare == 0;
 	}

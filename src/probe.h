@@ -16,6 +16,8 @@
 
 #include <stddef.h>
 
+struct io_uring;
+
 /* The io_uring that the library makes.  Some kernels lock memory for all of it. */
 #define TA_URING_ENTRIES 256
 #define TA_URING_COMPLETIONS 4096
@@ -59,6 +61,7 @@ enum ta_probe_reason {
 #define TA_MISSING_SPARSE_FILES 0x80u
 #define TA_MISSING_SYNC_CANCEL 0x100u
 #define TA_MISSING_WRITE 0x200u
+#define TA_MISSING_PROMPT_CLOSE 0x400u
 /* The library does without these, and something is lost. */
 #define TA_MISSING_BEARABLE TA_MISSING_SYNC_CANCEL
 
@@ -103,6 +106,12 @@ TA_HIDDEN void ta_probe_judge(enum ta_probe_subject subject, int error, unsigned
 /* Each looks, tries and judges; all is as before when it returns. */
 TA_HIDDEN void ta_probe_kernel_aio(const struct ta_evidence *evidence, struct ta_probe *probe);
 TA_HIDDEN void ta_probe_uring(const struct ta_evidence *evidence, struct ta_probe *probe);
+/*
+ * Is a file of the ring closed when it is taken out?  Of a ring that nobody uses yet, with places
+ * for two files at least, all empty: as they are afterwards.  0, what is missing added to the bits,
+ * or a negative errno, after which the ring is good for nothing.
+ */
+TA_HIDDEN int ta_probe_prompt_close(struct io_uring *ring, unsigned *missing);
 TA_HIDDEN void ta_probe_threads(const struct ta_evidence *evidence, struct ta_probe *probe);
 TA_HIDDEN void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe);
 TA_HIDDEN void ta_probe_features(struct ta_features *features);

@@ -68,6 +68,7 @@ static const struct {
 	{ TA_MISSING_WRITE, "IORING_OP_WRITE (Linux 5.6)" },
 	{ TA_MISSING_SPARSE_FILES, "sparse registration of files (Linux 5.19)" },
 	{ TA_MISSING_SYNC_CANCEL, "synchronous cancelling (Linux 6.0)" },
+	{ TA_MISSING_PROMPT_CLOSE, "prompt closing of its files (Linux 6.18 has it, 6.12 not)" },
 };
 
 const char *ta_probe_missing_name(unsigned *bits)
@@ -292,8 +293,8 @@ static void advise_on_absence(struct text *text, const struct ta_probe *probe)
 {
 	static const char *const advice[] = {
 		[TA_PROBE_KERNEL_AIO] = "Use a kernel that was built with CONFIG_AIO.",
-		[TA_PROBE_URING] =
-			"Use Linux 6.0 or later, built with CONFIG_IO_URING; 5.19 is the least.",
+		[TA_PROBE_URING] = "Use a later kernel, built with CONFIG_IO_URING: Linux 6.18 "
+				   "serves, 6.12 closes files late.",
 		[TA_PROBE_THREADS] = "",
 		[TA_PROBE_TABLE] = "Use Linux 5.9 or later.",
 	};

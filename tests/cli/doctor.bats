@@ -223,6 +223,17 @@ doctor_without()
 	says "IORING_SETUP_CQSIZE"
 }
 
+@test "io_uring that closes its files late" {
+	require_health io_uring
+	# The reader of a pipe, which asks for one byte, sees no end of it.
+	doctor_without 0 read/2=1:EAGAIN
+	is .io_uring.reason too-old
+	is '.io_uring.missing | @json' '["prompt closing of its files (Linux 6.18 has it, 6.12 not)"]'
+	is .engines.native.offloader threads
+	is .engines.uring.errno ENOSYS
+	says "6.12 closes files late."
+}
+
 @test "kernel AIO is refused with EPERM" {
 	require_health "kernel AIO"
 	doctor_without 0 io_setup:EPERM
@@ -279,7 +290,9 @@ doctor_without()
 	require_health threads
 	doctor_without 0 clone3:EPERM clone:EPERM
 	is .threads.reason seccomp
-	is .io_uring.works true
+	is .io_uring.works false
+	is .io_uring.reason seccomp
+	says "io_uring     has no thread: refused by a seccomp filter (EPERM)."
 	is .engines.uring.lacks threads
 	is .engines.threads.errno ENOSYS
 	is .engines.native.works true
@@ -339,6 +352,9 @@ doctor_without()
 	is .threads.reason process-limit
 	is .threads.errno EAGAIN
 	is .threads.limit 1
+	# Whose ring has a thread.
+	is .io_uring.reason process-limit
+	is '.io_uring.missing | @json' '[]'
 	is .engines.native.offloader null
 	says "as many processes and threads as allowed: RLIMIT_NPROC = 1 (EAGAIN)"
 	says "Advice: Raise the limit: ulimit -u"
