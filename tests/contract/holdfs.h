@@ -140,6 +140,8 @@ struct holdfs_server {
 	struct holdfs_pending pending[HOLDFS_LOG_MAX];
 	unsigned first_pending;
 	unsigned clock;
+	unsigned opens;
+	int direct_flag; /* O_DIRECT, by the kernel's number */
 };
 
 static inline struct holdfs_server *holdfs_server_of(fuse_req_t request)
@@ -206,15 +208,23 @@ static inline void holdfs_setattr(fuse_req_t request, fuse_ino_t ino, struct sta
 }
 
 /*
+ * The kernel tells the flags of its own machine, and in an emulator that is not this program's.  So
+ * the first two opens are those of holdfs_show_direct_flag, which differ in O_DIRECT alone.
+ *
  * fuse_reply_open knows no flag for parallel writes before libfuse 3.15, and the answer is no more
  * than this structure.
  */
 static inline void holdfs_open_file(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
 	struct fuse_open_out answer = { .open_flags = FOPEN_KEEP_CACHE | HOLDFS_FOPEN_NOFLUSH };
+	struct holdfs_server *server = holdfs_server_of(request);
 
 	(void)ino;
-	if (on_threads() && (info->flags & O_DIRECT))
+	if (++server->opens == 1)
+		server->direct_flag = info->flags;
+	else if (server->opens == 2)
+		server->direct_flag &= ~info->flags;
+	else if (on_threads() && (info->flags & server->direct_flag))
 		answer.open_flags |= FOPEN_DIRECT_IO | HOLDFS_FOPEN_PARALLEL_DIRECT_WRITES;
 	fuse_reply_buf(request, (const char *)&answer, sizeof(answer));
 }
@@ -526,6 +536,27 @@ static inline bool holdfs_kernel_is_understood(const char *directory)
 #endif
 }
 
+static inline const char *holdfs_path(struct holdfs *fs, unsigned file)
+{
+	snprintf(fs->path, sizeof(fs->path), "%s/%u", fs->directory, file);
+	return fs->path;
+}
+
+/* A new descriptor, close-on-exec; flags as for open(2), with or without O_DIRECT. */
+static inline int holdfs_open(struct holdfs *fs, unsigned file, int flags)
+{
+	int fd = open(holdfs_path(fs, file), flags | O_CLOEXEC);
+
+	ck_assert_msg(fd >= 0, "open %s: %s", fs->path, strerror(errno));
+	return fd;
+}
+
+static inline void holdfs_show_direct_flag(struct holdfs *fs)
+{
+	close(holdfs_open(fs, 0, O_RDONLY | O_DIRECT));
+	close(holdfs_open(fs, 0, O_RDONLY));
+}
+
 /* NULL, with the reason on standard error, where FUSE cannot be used: the case is to be skipped. */
 static inline struct holdfs *holdfs_mount(unsigned file_count, size_t file_bytes)
 {
@@ -573,6 +604,7 @@ static inline struct holdfs *holdfs_mount(unsigned file_count, size_t file_bytes
 		return NULL;
 	}
 	close(ready[0]);
+	holdfs_show_direct_flag(fs);
 	return fs;
 }
 
@@ -592,21 +624,6 @@ static inline void holdfs_unmount(struct holdfs *fs)
 	holdfs_notify(fs);
 	waitpid(fs->server, NULL, 0);
 	holdfs_discard(fs);
-}
-
-static inline const char *holdfs_path(struct holdfs *fs, unsigned file)
-{
-	snprintf(fs->path, sizeof(fs->path), "%s/%u", fs->directory, file);
-	return fs->path;
-}
-
-/* A new descriptor, close-on-exec; flags as for open(2), with or without O_DIRECT. */
-static inline int holdfs_open(struct holdfs *fs, unsigned file, int flags)
-{
-	int fd = open(holdfs_path(fs, file), flags | O_CLOEXEC);
-
-	ck_assert_msg(fd >= 0, "open %s: %s", fs->path, strerror(errno));
-	return fd;
 }
 
 /*
