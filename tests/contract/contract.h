@@ -180,6 +180,12 @@ static inline bool on_reference(void)
 			SKIP("reference: " reason);                                                \
 	} while (0)
 
+/* Every instruction takes longer there, so what is done many times is done fewer times. */
+static inline bool is_emulated(void)
+{
+	return getenv("EMULATOR") != NULL; /* by scripts/emulate */
+}
+
 /* What Linux has had since 4.6 and an emulator may lack. */
 #define NEEDS_FLAGS()                                                                              \
 	do {                                                                                       \
@@ -331,8 +337,18 @@ static inline void contract_pause(void)
 
 #define CONTRACT_ARENA_BYTES ((size_t)256 << 20)
 
-/* Not for a user process in any configuration of a 64-bit kernel. */
+/* Not for a user process in any configuration of a kernel; in 32 bits the last page. */
+#if UINTPTR_MAX > UINT32_MAX
 #define KERNEL_ADDRESS ((void *)0xffff800000000000UL)
+#else
+#define KERNEL_ADDRESS ((void *)0xfffff000UL)
+#endif
+
+/*
+ * What io_submit itself sees of such a buffer, and of a size that is negative, it sees by the address
+ * space of the kernel, which has 64 bits; those of a 32-bit program lie in it.
+ */
+#define BUFFERS_CAN_BE_THE_KERNELS (sizeof(void *) == 8)
 
 static char *contract_arena;
 static _Atomic size_t contract_arena_used;

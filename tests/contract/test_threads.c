@@ -439,7 +439,8 @@ static void take_greedily(void *argument)
 
 CASE(a_miss_found_by_another_thread_is_of_the_file_of_the_call)
 {
-	enum { ROUNDS = UNDER_THREAD_SANITIZER ? 300 : 2000, BYTES = 2048 };
+	enum { BYTES = 2048 };
+	const int rounds = UNDER_THREAD_SANITIZER || is_emulated() ? 300 : 2000;
 	struct greedy greedy = { .ctx = new_context(8) };
 	int file = scratch_file(1 << 20), null = open_device("/dev/null", O_RDONLY);
 	int counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -449,7 +450,7 @@ CASE(a_miss_found_by_another_thread_is_of_the_file_of_the_call)
 
 	posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
 	worker_start(&greedy.worker, take_greedily, &greedy);
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = 0; round < rounds; round++) {
 		struct iovec vectors[2] = { { buffer, BYTES }, { buffer + BYTES, BYTES } };
 		off_t offset = round * 8192 % (1 << 20);
 		struct iocb iocb;

@@ -82,14 +82,19 @@ static void bad_buffers(int fd, bool cold)
 	expect_write(ctx, fd, NULL, 4096, 0, -EFAULT, "write, null");
 	COLD();
 	expect_read(ctx, fd, read_only, 4096, 0, -EFAULT, "read into a read-only page");
-	io_prep_pread(&iocb, fd, KERNEL_ADDRESS, 4096, 0);
-	expect_refused(ctx, &iocb, -EFAULT, "read, a kernel address");
-	io_prep_pread(&iocb, fd, KERNEL_ADDRESS, 0, 0);
-	expect_refused(ctx, &iocb, -EFAULT, "read of nothing, a kernel address");
-	io_prep_pwrite(&iocb, fd, KERNEL_ADDRESS, 4096, 0);
-	expect_refused(ctx, &iocb, -EFAULT, "write, a kernel address");
-	io_prep_pwrite(&iocb, fd, KERNEL_ADDRESS, 0, 0);
-	expect_refused(ctx, &iocb, -EFAULT, "write of nothing, a kernel address");
+	if (BUFFERS_CAN_BE_THE_KERNELS) {
+		io_prep_pread(&iocb, fd, KERNEL_ADDRESS, 4096, 0);
+		expect_refused(ctx, &iocb, -EFAULT, "read, a kernel address");
+		io_prep_pread(&iocb, fd, KERNEL_ADDRESS, 0, 0);
+		expect_refused(ctx, &iocb, -EFAULT, "read of nothing, a kernel address");
+		io_prep_pwrite(&iocb, fd, KERNEL_ADDRESS, 4096, 0);
+		expect_refused(ctx, &iocb, -EFAULT, "write, a kernel address");
+		io_prep_pwrite(&iocb, fd, KERNEL_ADDRESS, 0, 0);
+		expect_refused(ctx, &iocb, -EFAULT, "write of nothing, a kernel address");
+	} else {
+		expect_read(ctx, fd, KERNEL_ADDRESS, 16, 0, -EFAULT, "read, the last page");
+		expect_write(ctx, fd, KERNEL_ADDRESS, 16, 0, -EFAULT, "write, the last page");
+	}
 	expect_read(ctx, fd, NULL, 0, 0, 0, "read of nothing into null");
 	expect_write(ctx, fd, NULL, 0, 0, 0, "write of nothing from null");
 	expect_read(ctx, fd, unreadable_page(), 0, 0, 0, "read of nothing, no access");
@@ -611,15 +616,17 @@ static void vector_table(int fd)
 	few[1] = (struct iovec){ unreadable_page(), 10 };
 	few[2] = (struct iovec){ data + 20, 10 };
 	expect_vectors(ctx, fd, few, 3, 10, false, "an unreadable buffer in the middle");
-	few[1].iov_base = KERNEL_ADDRESS;
-	expect_vectors(ctx, fd, few, 3, -EFAULT, true, "a kernel address in the middle");
 	few[1] = (struct iovec){ data, (size_t)-1 };
 	expect_vectors(ctx, fd, few, 3, -EINVAL, true, "a negative length");
-	few[1].iov_len = SSIZE_MAX;
-	expect_vectors(ctx, fd, few, 3, -EFAULT, true, "an absurd length");
-	few[0] = (struct iovec){ KERNEL_ADDRESS, 0 };
-	few[1] = (struct iovec){ data, 5 };
-	expect_vectors(ctx, fd, few, 2, -EFAULT, true, "nothing at a kernel address");
+	if (BUFFERS_CAN_BE_THE_KERNELS) {
+		few[1] = (struct iovec){ KERNEL_ADDRESS, 10 };
+		expect_vectors(ctx, fd, few, 3, -EFAULT, true, "a kernel address in the middle");
+		few[1] = (struct iovec){ data, SSIZE_MAX };
+		expect_vectors(ctx, fd, few, 3, -EFAULT, true, "an absurd length");
+		few[0] = (struct iovec){ KERNEL_ADDRESS, 0 };
+		few[1] = (struct iovec){ data, 5 };
+		expect_vectors(ctx, fd, few, 2, -EFAULT, true, "nothing at a kernel address");
+	}
 	for (int i = 0; i < 3; i++)
 		few[i] = (struct iovec){ data, 0 };
 	expect_vectors(ctx, fd, few, 3, 0, false, "three empty vectors");
@@ -633,6 +640,39 @@ CASE(vectors_are_checked_at_submit)
 	vector_table(file);
 	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 	vector_table(file);
+	close(file);
+}
+
+/* A 32-bit program gives the kernel an offset in two halves. */
+CASE(offsets_have_64_bits)
+{
+	static const off_t offsets[] = { 0, 1 << 20, (off_t)1 << 32, ((off_t)3 << 32) + (1 << 20) };
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(0);
+	char written[4][8], got[16];
+	struct iovec half[2] = { { got, 4 }, { got + 4, 4 } };
+	struct iocb iocb;
+
+	for (int i = 0; i < 4; i++) {
+		snprintf(written[i], sizeof(written[i]), "part %d", i);
+		expect_write(ctx, file, written[i], 8, offsets[i], 8, "write");
+		half[0].iov_base = written[i];
+		half[1].iov_base = written[i] + 4;
+		io_prep_pwritev(&iocb, file, half, 2, offsets[i] + 8);
+		expect_result(ctx, &iocb, 8, "write of a vector");
+	}
+	ck_assert(file_size(file) == offsets[3] + 16);
+	half[0].iov_base = got;
+	half[1].iov_base = got + 4;
+	for (int i = 0; i < 4; i++) {
+		ck_assert_int_eq(pread(file, got, 16, offsets[i]), 16);
+		ck_assert(memcmp(got, written[i], 8) == 0 && memcmp(got + 8, written[i], 8) == 0);
+		expect_read(ctx, file, got + 8, 8, offsets[i], 8, "read");
+		io_prep_preadv(&iocb, file, half, 2, offsets[i] + 8);
+		expect_result(ctx, &iocb, 8, "read of a vector");
+		ck_assert(memcmp(got, written[i], 8) == 0 && memcmp(got + 8, written[i], 8) == 0);
+	}
+	free_context(ctx);
 	close(file);
 }
 
