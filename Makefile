@@ -148,7 +148,7 @@ Q		:= $(if $(V),,@)
 ifneq ($(CROSS),)
 $(SYSROOT): scripts/sysroot
 	@echo "  GET  $@"
-	$(Q)scripts/sysroot $(CROSS) $@.new && rm -rf $@ && mv $@.new $@
+	$(Q)scripts/sysroot $(CROSS) $@
 endif
 
 $(B)/obj/shared/%.o: src/%.c $(BUILT_WITH)
