@@ -7,7 +7,7 @@
 #	make run [CMD='fio job.fio']	see it work, or run a program on it
 #	make check			every test, built with -Werror
 #	make check-clients [CLIENTS=fio]	real programs on the library
-#	make check-cross [CROSS=i386]	the tests of other architectures, built here and emulated
+#	make check-cross [CROSS=i386]	the tests of other architectures, built here and emulated; CROSS_SUBSET=test_submit
 #	make check-vm [MACHINE=amd64]	the tests of i386, or these, on Debian's kernel in a virtual machine
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
@@ -113,7 +113,8 @@ STATIC_OBJECTS	:= $(SOURCES:src/%.c=$(B)/obj/static/%.o)
 UNIT_OBJECTS	:= $(SOURCES:src/%.c=$(B)/obj/unit/%.o)
 CLI_OBJECTS	:= $(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/*.c))
 UNIT_TESTS	:= $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
-CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard tests/contract/*.c tests/contract/programs/*.c)) \
+CONTRACT_TESTS	:= $(patsubst tests/contract/%.c,$(B)/tests/contract/%,$(wildcard tests/contract/programs/*.c) \
+			$(or $(CROSS_SUBSET:%=tests/contract/%.c),$(wildcard tests/contract/*.c))) \
 		   $(patsubst tests/contract/%.c,$(B)/tests/contract/%.so,$(wildcard tests/contract/objects/*.c))
 TEST_TOOLS	:= $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
 FUZZ_SOURCES	:= $(filter-out tests/fuzz/libfuzzer.c,$(wildcard tests/fuzz/*.c))
@@ -269,11 +270,12 @@ check:
 check-suites:
 	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
 	@CC='$(CC)' SANITIZE='$(SANITIZE)' CROSS='$(CROSS)' ENGINES='$(ENGINES)' EMULATED_ENGINES='$(EMULATED_ENGINES)' \
-		FUZZ_ENGINES='$(FUZZ_ENGINES)' $(EMULATE) scripts/run-tests $(B)
+		EMULATED_SUBSET='$(SUBSET)' PROGRAMS='$(CROSS_SUBSET)' FUZZ_ENGINES='$(FUZZ_ENGINES)' \
+		$(EMULATE) scripts/run-tests $(B)
 
 check-build: all $(UNIT_TESTS) $(CONTRACT_TESTS) $(B)/tests/fuzz/differential $(TEST_TOOLS) $(B)/fsync_promise $(B)/scale
 
-# Other architectures: CROSS, or all that there are compilers for.
+# Other architectures: CROSS, or all that there are compilers for; of the contract programs all, or CROSS_SUBSET.
 MACHINES	:= $(or $(CROSS),$(shell scripts/architecture))
 check-cross:
 	@CROSS='$(MACHINES)' scripts/install-dependencies build check cross
