@@ -73,6 +73,22 @@ long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigne
 			  high, 0);
 }
 
+/*
+ * The file behind fd opened once more, without O_DIRECT: a descriptor, or an error where /proc is
+ * not mounted or the file may not be opened any more.
+ */
+int ta_file_reopen_buffered(int fd)
+{
+	long flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
+	char path[40];
+
+	if (flags < 0)
+		return (int)flags;
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
+	flags &= O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC;
+	return (int)ta_syscall4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+}
+
 static void settle_block_device(struct ta_file_identity *identity)
 {
 	if (!S_ISBLK(identity->mode))

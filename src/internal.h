@@ -292,6 +292,7 @@ struct ta_operation {
 	char *bounce; /* see ta_transfer_bounce */
 	size_t bounce_bytes;
 	size_t bounce_skip;
+	int buffered_fd; /* see ta_transfer_may_reopen; -1: none */
 	struct iocb proxy; /* see ta_proxy_arm */
 	struct iocb *object; /* of a sync in a pass-through context: the program's iocb */
 };
@@ -594,6 +595,7 @@ struct ta_file_identity {
 
 TA_HIDDEN long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
 				int64_t offset, int flags);
+TA_HIDDEN int ta_file_reopen_buffered(int fd);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);

@@ -84,7 +84,8 @@ TA_HIDDEN void ta_transfer_skip(struct ta_operation *operation, size_t bytes);
 TA_HIDDEN size_t ta_transfer_left(const struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_on_socket(struct ta_operation *operation, int fd);
 TA_HIDDEN bool ta_transfer_may_bounce(const struct ta_operation *operation);
-TA_HIDDEN bool ta_transfer_ends_page(const struct ta_operation *operation, int bytes);
+TA_HIDDEN bool ta_transfer_may_reopen(const struct ta_operation *operation);
+TA_HIDDEN bool ta_transfer_may_be_cut(const struct ta_operation *operation, int bytes);
 TA_HIDDEN bool ta_transfer_bounce(struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_unbounce(struct ta_operation *operation, long result);
 

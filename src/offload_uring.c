@@ -118,7 +118,9 @@ static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *oper
 	unsigned count;
 
 	vector = rest_of_vector(operation, &count);
-	if (ta_transfer_is_write(operation))
+	if (operation->buffered_fd >= 0)
+		io_uring_prep_writev(sqe, operation->buffered_fd, vector, count, offset);
+	else if (ta_transfer_is_write(operation))
 		io_uring_prep_writev(sqe, operation->hold->file, vector, count, offset);
 	else
 		io_uring_prep_readv(sqe, operation->hold->file, vector, count, offset);
@@ -145,7 +147,9 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
 	else
 		prepare_transfer(sqe, operation);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | sqe_flags);
+	if (operation->buffered_fd < 0)
+		sqe_flags |= IOSQE_FIXED_FILE;
+	io_uring_sqe_set_flags(sqe, sqe_flags);
 	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation);
 }
 
@@ -227,15 +231,54 @@ static void begin_queued(struct ta_uring *uring)
 
 /*
  * Is a short count not the end of it?  Writes to a stream go on until all is written; a device like
- * /dev/zero stops short when its reader has other things to do; and a buffered read may have found
- * its first pages in the cache, and its file with O_DIRECT when it looked for the others.
+ * /dev/zero stops short when its reader has other things to do; and a buffered request may have
+ * found its first pages in the cache, and its file with O_DIRECT when it came to the others.
  */
 static bool goes_on(const struct ta_operation *operation, int result)
 {
 	if (operation->nonblocking)
 		return false;
 	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation)) ||
-	       (ta_transfer_may_bounce(operation) && ta_transfer_ends_page(operation, result));
+	       ta_transfer_may_be_cut(operation, result);
+}
+
+/*
+ * A buffered write was refused as one of O_DIRECT: its file is opened once more, by the number that
+ * it was submitted with if that is the same file still.  The copy keeps it so.
+ */
+static bool reopen_buffered(struct ta_operation *operation)
+{
+	const struct ta_hold *hold = operation->hold;
+	struct ta_file_identity identity;
+	long copy;
+
+	if (operation->buffered_fd >= 0 || !hold->is_shared)
+		return false;
+	copy = ta_syscall3(SYS_fcntl, hold->descriptor, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0)
+		return false;
+	if (ta_file_identify((int)copy, &identity) == 0 && identity.inode == hold->identity.inode &&
+	    identity.device == hold->identity.device)
+		operation->buffered_fd = ta_file_reopen_buffered((int)copy);
+	ta_syscall1(SYS_close, copy);
+	return operation->buffered_fd >= 0;
+}
+
+/* The refused request once more, so that the flag does not matter. */
+static bool begin_anew(struct ta_uring *uring, struct ta_operation *operation)
+{
+	if (!(ta_transfer_may_bounce(operation) && ta_transfer_bounce(operation)) &&
+	    !(ta_transfer_may_reopen(operation) && reopen_buffered(operation)))
+		return false;
+	issue(uring, operation, 0);
+	return true;
+}
+
+static void close_buffered(struct ta_operation *operation)
+{
+	if (operation->buffered_fd >= 0)
+		ta_syscall1(SYS_close, operation->buffered_fd);
+	operation->buffered_fd = -1;
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -251,9 +294,7 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	}
 	if (operation->bounce) {
 		result = (int)ta_transfer_unbounce(operation, result);
-	} else if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
-		   ta_transfer_bounce(operation)) {
-		issue(uring, operation, 0);
+	} else if (result == -EINVAL && begin_anew(uring, operation)) {
 		return;
 	}
 	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
@@ -277,6 +318,7 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	/* A kernel thread that was cancelled while it waited says EINTR. */
 	if (result == -EINTR)
 		result = -ECANCELED;
+	close_buffered(operation);
 	leave_queue(uring, operation);
 	ta_operation_ended(operation, result);
 }

@@ -65,6 +65,7 @@ struct ta_operation *ta_operation_alloc(void)
 	if (operation) {
 		memset(operation, 0, sizeof(*operation));
 		operation->resfd = -1;
+		operation->buffered_fd = -1;
 	}
 	return operation;
 }

@@ -56,25 +56,41 @@ long ta_transfer_on_socket(struct ta_operation *operation, int fd)
 			   MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* A read that was refused as one of O_DIRECT, though its file was read through the cache. */
-bool ta_transfer_may_bounce(const struct ta_operation *operation)
+/*
+ * A program may set O_DIRECT while buffered requests of the file are in flight (glusterfs switches
+ * it between requests).  Who carries them out meets the new flag, and they are refused for their
+ * alignment: a read may be bounced then, and a write may go through the file opened once more.
+ */
+static bool may_meet_flag(const struct ta_operation *operation)
 {
-	return !operation->is_stream && !operation->is_direct && !ta_transfer_is_write(operation);
+	return !operation->is_stream && !operation->is_direct;
 }
 
-/* So many bytes more, and the next one is the first of a page: seldom so at the end of a file. */
-bool ta_transfer_ends_page(const struct ta_operation *operation, int bytes)
+bool ta_transfer_may_bounce(const struct ta_operation *operation)
 {
-	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+	return may_meet_flag(operation) && !ta_transfer_is_write(operation);
+}
 
-	return (offset + (unsigned)bytes) % BOUNCE_ALIGNMENT == 0;
+bool ta_transfer_may_reopen(const struct ta_operation *operation)
+{
+	return may_meet_flag(operation) && ta_transfer_is_write(operation);
 }
 
 /*
- * A buffered read was refused for its alignment: the program has set O_DIRECT since it was
- * submitted (glusterfs switches it between requests).  It is to be read past the cache into a
- * buffer that is aligned, with all that covers what is asked for: operation->bounce_bytes from
- * bounce_skip bytes before its offset.  False: there is no such buffer.
+ * Has it met the flag when so many bytes were done?  Then it ends with a page, as few do that
+ * end because the file does.
+ */
+bool ta_transfer_may_be_cut(const struct ta_operation *operation, int bytes)
+{
+	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
+
+	return may_meet_flag(operation) && (offset + (unsigned)bytes) % BOUNCE_ALIGNMENT == 0;
+}
+
+/*
+ * The read is to go past the cache into a buffer that is aligned, with all that covers what is
+ * asked for: operation->bounce_bytes from bounce_skip bytes before its offset.  False: there is no
+ * such buffer.
  */
 bool ta_transfer_bounce(struct ta_operation *operation)
 {

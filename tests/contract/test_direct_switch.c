@@ -3,8 +3,8 @@
  * A program that switches O_DIRECT on and off between its requests, as glusterfs does: each request is carried out with
  * the flag that it was submitted with.
  *
- * The reads miss the cache, so the library still has them in hand when the flag comes on, and their buffers, offsets
- * and sizes are none that direct I/O takes.
+ * The library may still have a request in hand when the flag comes on: reads that miss the cache, writes where it does
+ * all itself. Their buffers, offsets and sizes are none that direct I/O takes.
  */
 #include "contract.h"
 
@@ -98,6 +98,73 @@ CASE(so_does_a_vectored_read_across_the_end)
 		expect_pattern(parts[2], offset + 1000, (size_t)bytes - 1000, HERE);
 	}
 	close(file);
+	free_context(ctx);
+}
+
+/* Of the two lowest the second: what is left open may have a free number below it. */
+static int free_number(int fd)
+{
+	int first = dup(fd), second = dup(fd);
+
+	close(first);
+	close(second);
+	return second;
+}
+
+CASE(so_does_a_write)
+{
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	static char buffer[8192], written[5001];
+	int number = free_number(file);
+
+	for (int round = 0; round < ROUNDS; round++) {
+		off_t offset = (round * 8192L + 513) % (FILE_BYTES - 8192);
+		struct iocb iocb;
+
+		memset(buffer, round, sizeof(buffer));
+		io_prep_pwrite(&iocb, file, buffer + 1, sizeof(written), offset);
+		expect_submitted(ctx, &iocb, HERE);
+		set_direct(file, true);
+		expect_event(ctx, &iocb, sizeof(written), HERE);
+		set_direct(file, false);
+		ck_assert_int_eq(pread(file, written, sizeof(written), offset), sizeof(written));
+		ck_assert_mem_eq(written, buffer, sizeof(written));
+	}
+	ck_assert_int_eq(free_number(file), number);
+	close(file);
+	free_context(ctx);
+}
+
+/* Those at the end of the line have not been looked at when the flag and the other file come. */
+CASE(a_write_whose_number_means_another_file_by_then_leaves_that_alone)
+{
+	enum { WRITES = 64 };
+	io_context_t ctx = new_context(WRITES);
+	int other = scratch_file(FILE_BYTES), file = scratch_file(FILE_BYTES), kept = dup(file);
+	static char buffer[8192], found[8192];
+	static struct iocb iocbs[WRITES];
+
+	memset(buffer, 0xaa, sizeof(buffer));
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < WRITES; i++)
+			io_prep_pwrite(&iocbs[i], file, buffer + 1, 5001, 513);
+		expect_all_submitted(ctx, iocbs, WRITES, HERE);
+		set_direct(kept, true);
+		ck_assert_int_eq(dup2(other, file), file);
+		for (int i = 0; i < WRITES; i++) {
+			long result = (long)take_event(ctx, HERE).res;
+
+			ck_assert_msg(result == 5001 || result == -EINVAL, "%ld", result);
+		}
+		ck_assert_int_eq(pread(other, found, sizeof(found), 0), sizeof(found));
+		expect_pattern(found, 0, sizeof(found), HERE);
+		set_direct(kept, false);
+		ck_assert_int_eq(dup2(kept, file), file);
+	}
+	close(file);
+	close(kept);
+	close(other);
 	free_context(ctx);
 }
 
