@@ -42,9 +42,15 @@
 #define DATA_NOTHING 1
 /* Added to the address of an operation: its eventfd has been signalled. */
 #define DATA_SIGNALLED 2
+/* In the low bits of a tag: the kernel has let go of a file, which nobody may be waiting for. */
+#define DATA_CLOSED 3
+#define DATA_KIND 3
 
 /* How long a write to an eventfd may take that waits for nothing. */
 #define SIGNAL_LIMIT_NS 20000000
+
+/* How long an event waits for the kernel to let go of its file: a moment, where nothing is wrong. */
+#define CLOSE_LIMIT_NS 100000000
 
 /* Of aio_rw_flags: polling for completion is for rings made for it, and kernel AIO ignores it. */
 #ifndef RWF_HIPRI
@@ -74,6 +80,8 @@ struct ta_uring {
 	uint32_t touched_holds; /* those before have been used */
 	uint32_t free_hold_count;
 	uint32_t free_holds[HOLDS_MAX]; /* of the touched ones */
+	uint64_t last_tag;
+	uint64_t tags[HOLDS_MAX]; /* what says that the file of a hold has been let go */
 };
 
 static struct ta_uring *the_uring(void)
@@ -338,6 +346,8 @@ static unsigned reap(struct ta_uring *uring)
 		if (data == DATA_DOORBELL) {
 			if (!more)
 				arm_doorbell(uring);
+		} else if ((data & DATA_KIND) == DATA_CLOSED) {
+			continue;
 		} else if (data & DATA_SIGNALLED) {
 			ta_complete_end((struct ta_operation *)(uintptr_t)(data - DATA_SIGNALLED));
 		} else if (data != DATA_NOTHING) {
@@ -448,6 +458,7 @@ static void *ring_thread(void *argument)
 
 	if (!start(uring))
 		return NULL;
+	ta_thread.is_ring = true;
 	/*
 	 * By its registered number the ring stays ours even if the program closes descriptors it
 	 * does not know.
@@ -554,19 +565,59 @@ static bool ring_is_lost(struct ta_uring *uring)
 }
 
 /*
- * Puts a file into a registered slot, or -1 for none: 1, or a negative errno.  By the ring's own
+ * Puts a file into a registered slot, or -1 for none: 1, or a negative errno.  The tag comes as a
+ * completion when the kernel has let go of the file; 0 is none.  By the ring's own
  * descriptor: newer versions of liburing would use the number that the ring thread has registered,
  * which means nothing (or another ring) in the program's threads.
  */
-static int update_hold(struct ta_uring *uring, uint32_t hold, int fd)
+static int update_hold(struct ta_uring *uring, uint32_t hold, int fd, uint64_t tag)
 {
-	struct io_uring_files_update update;
+	struct io_uring_rsrc_update2 update;
 
 	memset(&update, 0, sizeof(update));
 	update.offset = hold;
-	update.fds = (uint64_t)(uintptr_t)&fd;
+	update.data = (uint64_t)(uintptr_t)&fd;
+	update.tags = (uint64_t)(uintptr_t)&tag;
+	update.nr = 1;
 	return (int)ta_syscall4(SYS_io_uring_register, uring->ring.ring_fd,
-				IORING_REGISTER_FILES_UPDATE, &update, 1);
+				IORING_REGISTER_FILES_UPDATE2, &update, sizeof(update));
+}
+
+/* The last completion is looked at first: there it mostly is. */
+static bool has_come(const struct ta_uring *uring, uint64_t tag)
+{
+	const struct io_uring_cq *completions = &uring->ring.cq;
+	unsigned head = *completions->khead;
+	unsigned tail = io_uring_smp_load_acquire(completions->ktail);
+
+	while (tail != head)
+		if (completions->cqes[--tail & completions->ring_mask].user_data == tag)
+			return true;
+	return false;
+}
+
+/*
+ * A thread of the kernel's announces the end of its request before it lets go of the request's
+ * file, and what it does then may still need the ring thread.  The other completions that come
+ * meanwhile keep.
+ */
+static void wait_until_closed(struct ta_uring *uring, uint64_t tag)
+{
+	int64_t left, deadline = 0;
+	struct __kernel_timespec limit;
+	struct io_uring_cqe *cqe;
+	unsigned ready;
+
+	while (!has_come(uring, tag)) {
+		if (deadline == 0)
+			deadline = ta_now_ns() + CLOSE_LIMIT_NS;
+		left = deadline - ta_now_ns();
+		ready = io_uring_cq_ready(&uring->ring);
+		if (left <= 0 || ready >= uring->ring.cq.ring_entries)
+			return;
+		limit = (struct __kernel_timespec){ .tv_nsec = left };
+		io_uring_submit_and_wait_timeout(&uring->ring, &cqe, ready + 1, &limit, NULL);
+	}
 }
 
 /*
@@ -576,6 +627,7 @@ static int capture(int fd)
 {
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
+	uint64_t tag;
 	uint32_t hold;
 	int result;
 
@@ -588,8 +640,10 @@ static int capture(int fd)
 		ta_unlock(&process->offload_lock);
 		return -ENFILE;
 	}
+	tag = (++uring->last_tag * (DATA_KIND + 1)) | DATA_CLOSED;
+	uring->tags[hold] = tag;
 	ta_unlock(&process->offload_lock);
-	result = update_hold(uring, hold, fd);
+	result = update_hold(uring, hold, fd, tag);
 	if (result == 1)
 		return (int)hold;
 	ta_lock(&process->offload_lock);
@@ -603,7 +657,8 @@ static void release(int hold)
 	struct ta_process *process = ta_process();
 	struct ta_uring *uring = the_uring();
 
-	update_hold(uring, (uint32_t)hold, -1);
+	if (update_hold(uring, (uint32_t)hold, -1, 0) == 1 && ta_thread.is_ring)
+		wait_until_closed(uring, uring->tags[hold]);
 	ta_lock(&process->offload_lock);
 	uring->free_holds[uring->free_hold_count++] = (uint32_t)hold;
 	ta_unlock(&process->offload_lock);
