@@ -9,6 +9,7 @@
 #	make check-clients [CLIENTS=fio]	real programs on the library
 #	make check-cross [CROSS=i386]	the tests of other architectures, built here and emulated; CROSS_SUBSET=test_submit
 #	make check-vm [MACHINE=amd64]	the tests of i386, or these, on Debian's kernel in a virtual machine
+#	make check-vm KERNEL=trixie-backports/6.18	on one of another suite: the newest, or the newest of a series
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
 #	make bench-clients		fio on the library, beside the system's
@@ -282,10 +283,13 @@ check-cross:
 	@scripts/check-cross $(MACHINES)
 
 # Another kernel: Debian's own in a virtual machine, which runs programs of 32 bits (MACHINE=i386), and is older than many
-# (MACHINE=amd64). Where QEMU has to translate, that is slow: after the first engine only those of SUBSET run,
-# or all if it is empty.
+# (MACHINE=amd64); or one of another suite of Debian (KERNEL). Where QEMU has to translate, that is slow: after the first
+# engine only those of SUBSET run, or all if it is empty.
 MACHINE		?= i386
-VM_ENGINES	?= native threads
+KERNEL		?=
+VM_KERNEL	:= build/vm/kernel$(if $(KERNEL),-$(subst /,-,$(KERNEL)))
+# Debian 12's own kernel is one on which the library uses no io_uring.
+VM_ENGINES	?= native $(if $(KERNEL),uring) threads
 SUBSET		?= test_submit test_getevents test_destroy test_cancel test_setup test_transfer test_eventfd
 
 .PHONY: check-vm vm-suites
@@ -293,14 +297,14 @@ check-vm:
 	@CROSS='$(filter-out amd64,$(MACHINE))' scripts/install-dependencies build check cross vm
 	@$(MAKE) --no-print-directory CROSS='$(filter-out amd64,$(MACHINE))' vm-suites
 
-vm-suites: build/vm/kernel
+vm-suites: $(VM_KERNEL)
 	@$(MAKE) --no-print-directory $(JOBS) STRICT=1 check-build
 	@CC='$(CC)' CROSS='$(CROSS)' ENGINES='$(VM_ENGINES)' FUZZ_ENGINES='$(VM_ENGINES)' SUBSET='$(SUBSET)' \
-		scripts/check-vm $(MACHINE) $(B) build/vm/kernel
+		KERNEL='$(KERNEL)' scripts/check-vm $(MACHINE) $(B) $(VM_KERNEL)
 
-build/vm/kernel: scripts/vm-kernel scripts/vm-init
+$(VM_KERNEL): scripts/vm-kernel scripts/vm-init
 	@echo "  GET  $@"
-	$(Q)scripts/vm-kernel $@.new && rm -rf $@ && mv $@.new $@
+	$(Q)scripts/vm-kernel $@.new $(KERNEL) && rm -rf $@ && mv $@.new $@
 
 # Real programs: those in tests/clients, or CLIENTS='fio qemu'.
 CLIENT_ENGINES	?= native uring threads no-uring-EPERM neither
