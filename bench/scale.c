@@ -147,7 +147,8 @@ static void submit_reads(io_context_t ctx, int fd, struct iocb *iocbs, char *buf
 		batch = count - done < BATCH ? count - done : BATCH;
 		for (i = 0; i < batch; i++) {
 			list[i] = &iocbs[done + i];
-			io_prep_pread(list[i], fd, buffers + (done + i) * READ_BYTES, READ_BYTES, 0);
+			io_prep_pread(list[i], fd, buffers + (done + i) * READ_BYTES, READ_BYTES,
+				      0);
 		}
 		result = io_submit(ctx, batch, list);
 		if (result != batch)

@@ -50,10 +50,10 @@ static TA_COLD int refuse_for_reason(const char *engine,
 	ta_probe_look(&evidence);
 	look(&evidence, &probe);
 	ta_probe_sentence(&probe, reason, sizeof(reason));
-	snprintf(
-		line, sizeof(line),
-		"trueaio: TRUEAIO_ENGINE=%s cannot start: %s: %s; use auto, or ask trueaio doctor\n",
-		engine, subjects[probe.subject], reason);
+	snprintf(line, sizeof(line),
+		 "trueaio: TRUEAIO_ENGINE=%s cannot start: %s: %s; "
+		 "use auto, or ask trueaio doctor\n",
+		 engine, subjects[probe.subject], reason);
 	return refuse_engine(line);
 }
 
@@ -97,12 +97,15 @@ static int set_up_as_asked(struct ta_process *process, int nr_events, bool passt
 
 	if (engine == TA_ENGINE_UNKNOWN)
 		return refuse_engine(
-			"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; use auto, native, uring or threads, or unset it\n");
+			"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; "
+			"use auto, native, uring or threads, or unset it\n");
 	if (engine == TA_ENGINE_AUTO || engine == TA_ENGINE_NATIVE)
 		return set_up_native(process, nr_events, passthrough, made);
 	if (passthrough)
 		return refuse_engine(
-			"trueaio: TRUEAIO_ENGINE cannot be uring or threads for this program: it takes its events from the kernel's ring by itself; use auto or native\n");
+			"trueaio: TRUEAIO_ENGINE cannot be uring or threads for this program: "
+			"it takes its events from the kernel's ring by itself; "
+			"use auto or native\n");
 	result = set_up_offloaded(process, nr_events, made);
 	if (result != -ENOSYS)
 		return result;

@@ -145,7 +145,8 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 
 /*
  * Does a read that ended at this offset with so many bytes, fewer than were asked for, end there
- * for good?  Only files and block devices have more to give to the same request; asked without bothering a server.
+ * for good?  Only files and block devices have more to give to the same request; asked without
+ * bothering a server.
  */
 bool ta_file_ends_at(int fd, int64_t offset, long count)
 {
@@ -325,9 +326,9 @@ bool ta_file_is_stream(int fd, uint32_t mode)
 }
 
 /*
- * Makes of the identity of a stream that of the line in which its requests stand.  False: they stand
- * in none.  Eventfds and their like all have one inode, as have the masters of all terminals; other
- * devices may be another thing for everyone who opens them.
+ * Makes of the identity of a stream that of the line in which its requests stand.  False: they
+ * stand in none.  Eventfds and their like all have one inode, as have the masters of all terminals;
+ * other devices may be another thing for everyone who opens them.
  */
 bool ta_file_line(int fd, struct ta_file_identity *identity)
 {
@@ -368,7 +369,7 @@ static bool has_no_read(int fd, uint32_t mode)
 					 name_begins(fd, "anon_inode:inotify")));
 }
 
-/* Does the kernel have no asynchronous read or write for the file, so that io_submit says EINVAL? */
+/* Does the kernel have no asynchronous read or write for the file: does io_submit say EINVAL? */
 bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bool is_write)
 {
 	uint32_t mode = identity->mode;

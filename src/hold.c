@@ -11,8 +11,8 @@
  * write that makes no difference.  An fsync is particular about its opening, which collects
  * writeback errors: it takes a hold alone.
  *
- * Eventfds and their like share one inode, and openings of a device may have nothing to do with each
- * other: their holds are not shared, but for eventfds that the kernel tells apart by a number.
+ * Eventfds and their like share one inode, and openings of a device may have nothing to do with
+ * each other: their holds are not shared, but for eventfds that the kernel tells apart by a number.
  *
  * A hold goes with its last user, before that one's event is visible: the file system can be
  * unmounted on seeing it.

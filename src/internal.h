@@ -111,8 +111,8 @@ struct ta_slot {
 	long result;
 	union {
 		struct ta_operation *operation; /* from TA_SLOT_OPERATION on */
-		const void *
-			submitter; /* of a trial: whose io_submit is still running; NULL: nobody's */
+		/* Of a trial: whose io_submit is still running; NULL: nobody's. */
+		const void *submitter;
 	};
 	uint64_t sequence; /* by age of submission: io_cancel takes the oldest match */
 	uint8_t state;
@@ -154,7 +154,7 @@ struct ta_waiter {
 	struct ta_waiter *next;
 	struct ta_waiter *previous;
 	uint32_t want; /* events that satisfy it */
-	int event_fd; /* where its wake-up is written, if it sleeps in ppoll; -1: it sleeps on the word */
+	int event_fd; /* where its wake-up is written, if it sleeps in ppoll; -1: on the word */
 	bool bell_wanted; /* the messenger shall write it */
 	_Atomic uint32_t word; /* 1: look again */
 };

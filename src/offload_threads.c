@@ -12,11 +12,12 @@
  * what was cancelled, because no worker may be free to do so.  *Workers* carry out operations, in
  * order of submission within a file.  Their number grows while operations are queued and nobody is
  * idle, and shrinks when they are.  One file, by however many descriptors, can take half of the
- * workers that others leave, never all: a file that hangs leaves the rest alone.  No worker waits for a pipe, a socket or a terminal:
- * an operation that finds nothing there is *parked*, and the *poller* queues it again when its file
- * is ready.  A POLL request is nothing but parked.
+ * workers that others leave, never all: a file that hangs leaves the rest alone.  No worker waits
+ * for a pipe, a socket or a terminal: an operation that finds nothing there is *parked*, and the
+ * *poller* queues it again when its file is ready.  A POLL request is nothing but parked.
  *
- * offload_lock guards everything here but the numbers of files that are on their way (receive_lock).
+ * offload_lock guards everything here but the numbers of files that are on their way, which
+ * receive_lock guards.
  */
 #include "threads.h"
 

@@ -197,7 +197,7 @@ static int check_priority(const struct iocb *iocb)
 	return result == -EINVAL || result == -EPERM ? (int)result : 0;
 }
 
-/* What the kernel asks of any request, in its order: reserved fields, the descriptor, the eventfd. */
+/* What the kernel asks of any request, in its order: reserved fields, descriptor, eventfd. */
 static int check_head(struct ta_context *context, const struct iocb *iocb, long file_flags)
 {
 	if (ta_iocb_is_malformed(iocb))
@@ -521,7 +521,7 @@ static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb,
 	}
 	if (!ta_file_polls_once(iocb->aio_fildes, identity->mode, file_flags))
 		return -EINVAL;
-	/* What fires later tells a little more than it was asked for: so do the kernel's wake-ups. */
+	/* What fires later tells a little more than was asked for: so do the kernel's wake-ups. */
 	if (operation->poll_events & POLLIN)
 		operation->poll_events |= POLLRDNORM;
 	if (operation->poll_events & POLLOUT)
@@ -795,8 +795,8 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
 	ta_lock(&process->offload_lock);
 	/*
-	 * Once is enough; and what has moved data already ends with it.  How much is the offloader's
-	 * to count while it runs.
+	 * Once is enough; and what has moved data already ends with it.  How much is the
+	 * offloader's to count while it runs.
 	 */
 	if (operation->cancelled || (operation->state == TA_OPERATION_QUEUED &&
 				     operation->transferred > 0 && !operation->is_stream)) {

@@ -387,7 +387,8 @@ void ta_passthrough_sync(struct ta_operation *operation)
 	_Atomic uint32_t ended = 0;
 
 	if (!submit_held(operation, &ended)) {
-		ta_log("pass-through: the iocb of a held fsync was changed before its event; it has none");
+		ta_log("pass-through: the iocb of a held fsync was changed before its event; "
+		       "it has none");
 		ended = 1;
 	}
 	while (!atomic_load(&ended)) {

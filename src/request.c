@@ -725,7 +725,7 @@ void ta_complete(struct ta_operation *operation, long result)
 		ta_epoch_leave(context, slot->epoch, &work);
 	ta_ready_push(context, slot, result);
 	ta_wake_satisfied(context, &work);
-	/* Until all is told: io_destroy does not return before the program's eventfd is signalled. */
+	/* Until all is told: io_destroy returns only when the program's eventfd is signalled. */
 	context->inside++;
 	ta_unlock(&context->lock);
 	if (operation->stream)

@@ -84,8 +84,11 @@ static inline long ta_syscall(long number, long a, long b, long c, long d, long 
 /* What this thread is doing inside the library, for the sake of signal handlers. */
 struct ta_thread {
 	unsigned locks_held;
-	unsigned
-		calls; /* io_submit and waits that are under way: io_destroy and a wait in a handler would wait for this very thread */
+	/*
+	 * Calls of io_submit and waits that are under way: io_destroy and a wait in a handler would
+	 * wait for this very thread.
+	 */
+	unsigned calls;
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
 	bool is_ring; /* the thread of the io_uring */
 	bool is_foreign; /* a thread of ours whose descriptor table is not the program's */

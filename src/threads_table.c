@@ -94,7 +94,9 @@ static long send_file(const struct ta_threads *threads, uint32_t index, int fd)
 	return ta_syscall3(SYS_sendmsg, threads->sender, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* The socket is full, or as many files are under way as the user may have: the keeper empties it. */
+/*
+ * The socket is full, or as many files are under way as the user may have: the keeper empties it.
+ */
 static void wait_until_received(struct ta_threads *threads)
 {
 	uint32_t seen = atomic_load(&threads->received_word);

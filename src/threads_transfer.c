@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Carrying out reads, writes and fsyncs by system calls, on a worker.  At a position a call may wait
- * for the disk.  A stream is never waited for: where the kernel cannot be told so, it is asked first
- * whether the stream is ready, and given no more than it takes then.
+ * Carrying out reads, writes and fsyncs by system calls, on a worker.  At a position a call may
+ * wait for the disk.  A stream is never waited for: where the kernel cannot be told so, it is asked
+ * first whether the stream is ready, and given no more than it takes then.
  */
 #include "threads.h"
 

@@ -193,7 +193,7 @@ static inline bool is_emulated(void)
 			SKIP("there is no preadv2 here");                                          \
 	} while (0)
 
-/* What a child gets of the library's memory, Linux does since 4.14, and an emulator may only say. */
+/* What a child gets of the library's memory, Linux does since 4.14; an emulator may only say so. */
 static inline bool forks_wipe(void)
 {
 	char *page = (char *)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
@@ -345,8 +345,8 @@ static inline void contract_pause(void)
 #endif
 
 /*
- * What io_submit itself sees of such a buffer, and of a size that is negative, it sees by the address
- * space of the kernel, which has 64 bits; those of a 32-bit program lie in it.
+ * What io_submit itself sees of such a buffer, and of a size that is negative, it sees by the
+ * address space of the kernel, which has 64 bits; those of a 32-bit program lie in it.
  */
 #define BUFFERS_CAN_BE_THE_KERNELS (sizeof(void *) == 8)
 
@@ -548,8 +548,8 @@ static inline int received_descriptor(int fd)
 }
 
 /*
- * An emulator that turns the bytes of what eventfds count knows them by the numbers that it has seen
- * made, and the workers have files under other numbers.
+ * An emulator that turns the bytes of what eventfds count knows them by the numbers that it has
+ * seen made, and the workers have files under other numbers.
  */
 static inline bool eventfds_count_by_any_number(void)
 {
@@ -570,8 +570,8 @@ static inline bool eventfds_count_by_any_number(void)
 }
 
 /*
- * As eventfd(2). Under such an emulator the file gets a number that has not been seen made, where no
- * bytes are turned; so it counts for all who add to it and take from it, up to 255.
+ * As eventfd(2). Under such an emulator the file gets a number that has not been seen made, where
+ * no bytes are turned; so it counts for all who add to it and take from it, up to 255.
  */
 static inline int open_eventfd(unsigned count, int flags)
 {

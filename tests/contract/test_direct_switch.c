@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program that switches O_DIRECT on and off between its requests, as glusterfs does: each request is carried out with
- * the flag that it was submitted with.
+ * A program that switches O_DIRECT on and off between its requests, as glusterfs does: each request
+ * is carried out with the flag that it was submitted with.
  *
- * The library may still have a request in hand when the flag comes on: reads that miss the cache, writes where it does
- * all itself. Their buffers, offsets and sizes are none that direct I/O takes.
+ * The library may still have a request in hand when the flag comes on: reads that miss the cache,
+ * writes where it does all itself. Their buffers, offsets and sizes are none that direct I/O takes.
  */
 #include "contract.h"
 

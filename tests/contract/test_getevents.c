@@ -3,10 +3,10 @@
  * io_getevents: arguments, timeouts, signals, and which of several waiters gets what.
  *
  * Events are made at will, in turn by reads of /dev/zero, which kernel AIO ends inside io_submit,
- * and by polls that fire when io_submit is over, of which the library learns only by looking.  Whether a call
- * waits is seen in its thread, which must be asleep; a signal is sent only once it is.  Times are
- * only ever compared downwards: a timeout must not be over too early, how late it is proves
- * nothing.
+ * and by polls that fire when io_submit is over, of which the library learns only by looking.
+ * Whether a call waits is seen in its thread, which must be asleep; a signal is sent only once it
+ * is.  Times are only ever compared downwards: a timeout must not be over too early, how late it is
+ * proves nothing.
  */
 #include "contract.h"
 

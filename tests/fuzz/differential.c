@@ -275,7 +275,8 @@ static void report(const struct finding *finding)
 	while (attempts < 5 && !evaluate(bytes, size))
 		attempts++;
 	if (attempts == 5) {
-		printf("seed %" PRIu64 ": the difference did not come again in 5 runs of the program\n",
+		printf("seed %" PRIu64
+		       ": the difference did not come again in 5 runs of the program\n",
 		       finding->seed);
 	} else {
 		if (strstr(shared->difference.text, "hangs"))
@@ -409,7 +410,8 @@ static int run_seeds(void)
 	for (unsigned i = 0; i < fleet.finding_count && i < FINDINGS_MAX; i++)
 		report(&fleet.findings[i]);
 	done += fleet.finding_count;
-	printf("engine %s: seeds %" PRIu64 " to %" PRIu64 ": %" PRIu64 " programs, %.0f per second, %.1f s, "
+	printf("engine %s: seeds %" PRIu64 " to %" PRIu64 ": %" PRIu64
+	       " programs, %.0f per second, %.1f s, "
 	       "%u differences\n",
 	       shared->engine, first_seed, last - 1, done, (double)done / elapsed, elapsed,
 	       fleet.finding_count);

@@ -36,7 +36,6 @@ enum field {
 /* RWF_NOAPPEND and RWF_DONTCACHE are younger than some headers. */
 #define NO_APPEND 0x20u
 
-
 enum use { USE_READ = 1, USE_WRITE = 2, USE_POLL = 4 };
 
 struct range {
@@ -539,8 +538,7 @@ static void decode_element(struct decoder *decoder, struct element *element)
 	} else if (iocb->aio_lio_opcode == IO_CMD_POLL) {
 		iocb->aio_rw_flags = 0;
 		choose_poll(decoder, iocb);
-		iocb->u.poll.events =
-			intended_poll_events(element->target, iocb->u.poll.events);
+		iocb->u.poll.events = intended_poll_events(element->target, iocb->u.poll.events);
 	} else {
 		iocb->aio_rw_flags = 0;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program as a user would build it on the installed library: writes a file through it, reads it back, and prints
- * the object that io_submit is in and the engine.
+ * A program as a user would build it on the installed library: writes a file through it, reads it
+ * back, and prints the object that io_submit is in and the engine.
  */
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -271,8 +271,8 @@ static const struct verdict verdicts[] = {
 	  "synchronous cancelling (Linux 6.0)",
 	  "Use a later kernel" },
 	{ "uring late", URING, 0, TA_MISSING_PROMPT_CLOSE, nothing, TA_PROBE_TOO_OLD,
-	  "too old in this kernel, which lacks prompt closing of its files (Linux 6.18 has it, 6.12 "
-	  "not)",
+	  "too old in this kernel, which lacks prompt closing of its files "
+	  "(Linux 6.18 has it, 6.12 not)",
 	  "Linux 6.18 serves, 6.12 closes files late." },
 	{ "uring off", URING, -EPERM, 0, off, TA_PROBE_SYSCTL_OFF,
 	  "switched off by the sysctl kernel.io_uring_disabled = 2 (EPERM)",

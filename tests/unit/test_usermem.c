@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: the library knows which of the caller's memory can be read and written, leaves all of it as it
- * was, and asks the kernel about a page once.
+ * Goal: the library knows which of the caller's memory can be read and written, leaves all of it as
+ * it was, and asks the kernel about a page once.
  *
- * Method: pages of known protection, in a row and at random, against what their protection says.  That a
- * page is not asked about again shows when it has lost its protection meanwhile: it still counts as good.
+ * Method: pages of known protection, in a row and at random, against what their protection says.
+ * That a page is not asked about again shows when it has lost its protection meanwhile: it still
+ * counts as good.
  */
 #include "internal.h"
 
@@ -17,11 +18,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PAGE	    4096ul
-#define PAGES	    64
-#define RANGES	    20000
+#define PAGE 4096ul
+#define PAGES 64
+#define RANGES 20000
 /* More than the library remembers, so that pages share a place there. */
-#define MANY_PAGES  (3 * TA_KNOWN_PAGES)
+#define MANY_PAGES (3 * TA_KNOWN_PAGES)
 
 static struct ta_process *process;
 
@@ -84,19 +85,25 @@ END_TEST
 START_TEST(addresses_that_are_nobodys_are_bad)
 {
 	static const uintptr_t addresses[] = {
-		0, 1, 8, PAGE - 1,	/* what follows a null pointer */
+		0,
+		1,
+		8,
+		PAGE - 1, /* what follows a null pointer */
 #if __SIZEOF_POINTER__ == 8
-		0xffff888000000000,	/* the kernel's */
+		0xffff888000000000, /* the kernel's */
 		0xffffffff81000000,
-		0x8000000000000000,	/* no address at all */
-		0x00007ffffffff000,	/* the guard above the program's */
+		0x8000000000000000, /* no address at all */
+		0x00007ffffffff000, /* the guard above the program's */
 #endif
-		UINTPTR_MAX - PAGE + 1, UINTPTR_MAX,
+		UINTPTR_MAX - PAGE + 1,
+		UINTPTR_MAX,
 	};
 
 	for (size_t i = 0; i < sizeof(addresses) / sizeof(*addresses); i++) {
-		ck_assert_msg(!can_read((void *)addresses[i], 1), "%#lx", (unsigned long)addresses[i]);
-		ck_assert_msg(!can_write((void *)addresses[i], 1), "%#lx", (unsigned long)addresses[i]);
+		ck_assert_msg(!can_read((void *)addresses[i], 1), "%#lx",
+			      (unsigned long)addresses[i]);
+		ck_assert_msg(!can_write((void *)addresses[i], 1), "%#lx",
+			      (unsigned long)addresses[i]);
 	}
 }
 END_TEST
@@ -197,7 +204,8 @@ START_TEST(asking_changes_nothing)
 		ck_assert(!can_read(NULL, 1));
 		ck_assert_int_eq(errno, ENOTTY);
 		for (unsigned byte = 0; byte < PAGE; byte++)
-			ck_assert_msg(page[byte] == patterns[i], "byte %u of %#x", byte, patterns[i]);
+			ck_assert_msg(page[byte] == patterns[i], "byte %u of %#x", byte,
+				      patterns[i]);
 	}
 	ck_assert_int_eq(sigprocmask(SIG_SETMASK, NULL, &mask_after), 0);
 	ck_assert_mem_eq(&mask_before, &mask_after, 8);
@@ -270,8 +278,10 @@ START_TEST(pages_that_share_a_place_are_told_apart)
 		protect(pages + i * PAGE, 1, i % 4 ? PROT_READ : PROT_NONE);
 	for (int round = 0; round < 2; round++)
 		for (size_t i = 0; i < MANY_PAGES; i++) {
-			ck_assert_msg(can_write(pages + i * PAGE, PAGE) == (i % 2 == 1), "page %zu", i);
-			ck_assert_msg(can_read(pages + i * PAGE, PAGE) == (i % 4 != 0), "page %zu", i);
+			ck_assert_msg(can_write(pages + i * PAGE, PAGE) == (i % 2 == 1), "page %zu",
+				      i);
+			ck_assert_msg(can_read(pages + i * PAGE, PAGE) == (i % 4 != 0), "page %zu",
+				      i);
 		}
 }
 END_TEST
@@ -280,7 +290,8 @@ END_TEST
 START_TEST(pages_far_apart_are_told_apart)
 {
 	const size_t far = SIZE_MAX > UINT32_MAX ? (size_t)UINT32_MAX + 1 : (size_t)1 << 30;
-	char *pages = mmap(NULL, far + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *pages = mmap(NULL, far + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			   -1, 0);
 
 	ck_assert_ptr_ne(pages, MAP_FAILED);
 	protect(pages, 1, PROT_READ | PROT_WRITE);
@@ -300,7 +311,8 @@ START_TEST(random_ranges_are_what_their_pages_say)
 
 	srand(seed);
 	for (int step = 0; step < RANGES; step++) {
-		size_t from = (size_t)rand() % (PAGES * PAGE), bytes = 1 + (size_t)rand() % (6 * PAGE);
+		size_t from = (size_t)rand() % (PAGES * PAGE),
+		       bytes = 1 + (size_t)rand() % (6 * PAGE);
 		size_t first = from / PAGE, last = (from + bytes - 1) / PAGE, page;
 		bool write = rand() % 2, good = true;
 
