@@ -81,32 +81,27 @@ says()
 	[[ $text == *"$1"* ]] || { echo "no \"$1\" in:" "$text" >&2; return 1; }
 }
 
-# What stands for people in each line is the same as for programs.
+# What stands for people in each line is the same as for programs. Contexts of other programs come and go.
 agree()
 {
-	says "Linux $(jq -r .kernel <<< "$json"), trueaio $(jq -r .version <<< "$json")"
-	for subject in kernel_aio io_uring threads; do
-		# Contexts of other programs come and go.
-		says "$(jq -r ".$subject.sentence" <<< "$json" | sed 's/promised .*//')"
-	done
-	for engine in native uring threads; do
-		case $(jq -r ".engines.$engine | [.works, .errno] | @tsv" <<< "$json") in
-		true*) grep -Eq "^  $engine +works" <<< "$text" ;;
-		false*) grep -Eq "^  $engine +io_setup fails with -$(jq -r ".engines.$engine.errno" <<< "$json"): " <<< "$text" ;;
-		esac
-	done
-	if [ "$(jq .engines.auto.works <<< "$json")" = true ]; then
-		grep -Eq "^  auto +works, as $(jq -r .engines.auto.engine <<< "$json")$" <<< "$text"
-	else
-		grep -Eq "^  auto +io_setup fails with -$(jq -r .engines.auto.errno <<< "$json"): " <<< "$text"
-	fi
-	[ "$(grep -c '^Advice: ' <<< "$text")" = "$(jq '.advice | length' <<< "$json")" ]
-	while read -r advice; do
-		says "Advice: $advice"
-	done < <(jq -r '.advice[]' <<< "$json")
-	if [ "$(jq '.advice | length' <<< "$json")" = 0 ]; then
-		says "Nothing to mend."
-	fi
+	local expected line
+
+	expected=$(jq -r '"Linux \(.kernel), trueaio \(.version)",
+		(.kernel_aio, .io_uring, .threads | .sentence | sub("promised .*"; "")),
+		(.advice[] | "Advice: " + .),
+		(select(.advice == []) | "Nothing to mend.")' <<< "$json")
+	while IFS= read -r line; do
+		says "$line"
+	done <<< "$expected"
+	[ "$(grep -c '^Advice: ' <<< "$text")" = "$(grep -c '^Advice: ' <<< "$expected")" ]
+
+	expected=$(jq -r '.engines | to_entries[] | "^  \(.key) +" +
+		if .value.works | not then "io_setup fails with -\(.value.errno): "
+		elif .key == "auto" then "works, as \(.value.engine)$" else "works" end' <<< "$json")
+	[ "$(wc -l <<< "$expected")" = 4 ]
+	while IFS= read -r line; do
+		grep -Eq "$line" <<< "$text" || { echo "no \"$line\" in:" "$text" >&2; return 1; }
+	done <<< "$expected"
 }
 
 # doctor STATUS [FILE...] [-- BEFORE...]: text and json of it, started by what comes before.
