@@ -211,8 +211,8 @@ CASE(fsync_at_the_head_of_a_batch_waits_for_nothing)
 
 	SCENE_OPEN(&scene);
 	prepare_sync(&iocbs[0], scene.fd, IO_CMD_FSYNC);
-	prepare_write(&iocbs[1], scene.fd, 0);
-	holdfs_hold(scene.fs, HOLDFS_WRITE);
+	prepare_later(&iocbs[1], scene.fd, 0);
+	holdfs_hold(scene.fs, HOLDFS_READ | HOLDFS_WRITE);
 	expect_all_submitted(scene.ctx, iocbs, 2, HERE);
 	expect_event(scene.ctx, &iocbs[0], 0, HERE);
 	holdfs_release_all(scene.fs);
