@@ -92,8 +92,8 @@ static void bad_buffers(int fd, bool cold)
 		io_prep_pwrite(&iocb, fd, KERNEL_ADDRESS, 0, 0);
 		expect_refused(ctx, &iocb, -EFAULT, "write of nothing, a kernel address");
 	} else {
-		expect_read(ctx, fd, KERNEL_ADDRESS, 16, 0, -EFAULT, "read, the last page");
-		expect_write(ctx, fd, KERNEL_ADDRESS, 16, 0, -EFAULT, "write, the last page");
+		expect_read(ctx, fd, KERNEL_ADDRESS, 4096, 0, -EFAULT, "read, the last page");
+		expect_write(ctx, fd, KERNEL_ADDRESS, 4096, 0, -EFAULT, "write, the last page");
 	}
 	expect_read(ctx, fd, NULL, 0, 0, 0, "read of nothing into null");
 	expect_write(ctx, fd, NULL, 0, 0, 0, "write of nothing from null");
