@@ -699,6 +699,22 @@ CASE(vectors_are_filled_in_their_order)
 	close(file);
 }
 
+/*
+ * Linux starts the read that RWF_NOWAIT may not wait for, and a fast disk has sometimes done it before the kernel looks
+ * again (2 of 300 preadv2 on Linux 6.18): a whole read is right as well, but not each time.
+ */
+static void expect_read_would_block(io_context_t ctx, struct iocb *iocb, int file)
+{
+	long result = 4096;
+
+	for (int i = 0; i < 100 && result == 4096; i++) {
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		expect_submitted(ctx, iocb, HERE);
+		result = (long)take_event(ctx, HERE).res;
+	}
+	ck_assert_msg(result == -EAGAIN, "buffered read, nothing in the cache: %ld", result);
+}
+
 CASE(nowait_says_eagain_in_the_event_where_it_would_block)
 {
 	io_context_t ctx = new_context(8);
@@ -709,9 +725,8 @@ CASE(nowait_says_eagain_in_the_event_where_it_would_block)
 
 	NEEDS_FLAGS();
 	SKIP_UNLESS_DISK(file);
-	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 	io_prep_preadv2(&iocb, file, &vector, 1, 0, RWF_NOWAIT);
-	expect_result(ctx, &iocb, -EAGAIN, "buffered read, nothing in the cache");
+	expect_read_would_block(ctx, &iocb, file);
 	ck_assert_int_eq(pread(file, data, 65536, 0), 65536);
 	expect_result(ctx, &iocb, 4096, "buffered read, in the cache");
 	expect_pattern(buffer, 0, 4096, HERE);
