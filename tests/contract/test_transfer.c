@@ -700,8 +700,9 @@ CASE(vectors_are_filled_in_their_order)
 }
 
 /*
- * Linux starts the read that RWF_NOWAIT may not wait for, and a fast disk has sometimes done it before the kernel looks
- * again (2 of 300 preadv2 on Linux 6.18): a whole read is right as well, but not each time.
+ * Linux starts the read that RWF_NOWAIT may not wait for, and a fast disk has sometimes done it
+ * before the kernel looks again (2 of 300 preadv2 on Linux 6.18): a whole read is right as well,
+ * but not each time.
  */
 static void expect_read_would_block(io_context_t ctx, struct iocb *iocb, int file)
 {

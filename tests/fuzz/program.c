@@ -364,6 +364,10 @@ static void choose_oddity(struct decoder *decoder, struct element *element)
 		break;
 	case 244:
 		iocb->u.c.nbytes = (unsigned long)-5;
+#if __SIZEOF_LONG__ == 4
+		/* Negative for the kernel, which would take all that is behind the buffer otherwise. */
+		iocb->u.c.__pad2 = ~0u;
+#endif
 		break;
 	case 245 ... 247:
 		if (!is_transfer(iocb))
