@@ -74,19 +74,18 @@ long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigne
 }
 
 /*
- * The file behind fd opened once more, without O_DIRECT: a descriptor, or an error where /proc is
- * not mounted or the file may not be opened any more.
+ * The file behind fd opened once more, with what file_flags say but O_DIRECT: a descriptor, or an
+ * error where /proc is not mounted or the file may not be opened any more.
  */
-int ta_file_reopen_buffered(int fd)
+int ta_file_reopen_buffered(int fd, long file_flags)
 {
-	long flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
 	char path[40];
 
-	if (flags < 0)
-		return (int)flags;
 	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
-	flags &= O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC;
-	return (int)ta_syscall4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+	file_flags &= O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC;
+	/* The C library, which is not asked here, adds the last where positions have 32 bits. */
+	file_flags |= O_CLOEXEC | O_LARGEFILE;
+	return (int)ta_syscall4(SYS_openat, AT_FDCWD, path, file_flags, 0);
 }
 
 static void settle_block_device(struct ta_file_identity *identity)

@@ -14,13 +14,14 @@
  * An *offloaded context* has no kernel AIO behind it: all its requests are operations.
  *
  * Threads.  Any thread of the program enters through api.c.  Of our own there are: the ring thread
- * (offload_uring.c) or the keeper, the poller and the workers (offload_threads.c), assistants that
- * drive contexts in which something is owed while no caller is inside (progress.c), retirers that
- * pay the 30 ms of the kernel's io_destroy (context.c), and one custodian a sync that is held in a
- * pass-through context (custody.c).  All are started when first needed.  The keeper's threads and
- * the custodians have descriptor tables of their own: to them the program's numbers, and those of
- * our own wake-ups, mean nothing or something else.  They are *foreign*, and the messenger
- * (progress.c) does for them what takes a descriptor of the program's table.
+ * (offload_uring.c) and its rewriters (uring_rewrite.c), or the keeper, the poller and the workers
+ * (offload_threads.c), assistants that drive contexts in which something is owed while no caller is
+ * inside (progress.c), retirers that pay the 30 ms of the kernel's io_destroy (context.c), and one
+ * custodian a sync that is held in a pass-through context (custody.c).  All are started when first
+ * needed.  The keeper's threads, the rewriters and the custodians have descriptor tables of their
+ * own: to them the program's numbers, and those of our own wake-ups, mean nothing or something
+ * else.  They are *foreign*, and the messenger (progress.c) does for them what takes a descriptor
+ * of the program's table.
  *
  * Locks, outermost first.  A thread that holds one takes only those below it, and never two
  * contexts' at once.
@@ -264,6 +265,8 @@ struct ta_operation {
 	bool appends; /* a write whose place is the end of the file */
 	bool is_device; /* a character device with positions: gives all that is asked for */
 	bool retried; /* by a thread of the kernel that may wait */
+	bool is_rest; /* of a short count: asked for without waiting */
+	bool is_rewritten; /* see uring_rewrite.c; its result is ready_result */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool is_sync;
 	bool is_stream; /* its file is one; stays set when it has left its stream */
@@ -292,7 +295,6 @@ struct ta_operation {
 	char *bounce; /* see ta_transfer_bounce */
 	size_t bounce_bytes;
 	size_t bounce_skip;
-	int buffered_fd; /* see ta_transfer_may_reopen; -1: none */
 	struct iocb proxy; /* see ta_proxy_arm */
 	struct iocb *object; /* of a sync in a pass-through context: the program's iocb */
 };
@@ -352,6 +354,9 @@ struct ta_process {
 
 	bool has_messenger; /* offload_lock */
 	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
+	struct ta_operation *rewrites_head; /* see uring_rewrite.c; offload_lock */
+	struct ta_operation *rewrites_tail; /* offload_lock */
+	unsigned rewriters; /* threads of it; offload_lock */
 	bool message_assist; /* assistants are to be started; offload_lock */
 	struct ta_context *message_head; /* contexts with waiters to be woken; offload_lock */
 	struct ta_operation *message_signals; /* whose eventfds have numbers alone; offload_lock */
@@ -595,7 +600,7 @@ struct ta_file_identity {
 
 TA_HIDDEN long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
 				int64_t offset, int flags);
-TA_HIDDEN int ta_file_reopen_buffered(int fd);
+TA_HIDDEN int ta_file_reopen_buffered(int fd, long file_flags);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN void ta_file_classify(struct ta_descriptor *descriptor);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);

@@ -47,6 +47,12 @@ TA_HIDDEN int ta_uring_open(struct ta_process *process);
 TA_HIDDEN int ta_threads_open(struct ta_process *process);
 TA_HIDDEN void ta_uring_ring_doorbell(void);
 
+/* ---- uring_rewrite.c ------------------------------------------------------------------------- */
+
+TA_HIDDEN bool ta_uring_rewrite(struct ta_operation *operation);
+/* From there, with offload_lock free: the operation's result is this. */
+TA_HIDDEN void ta_uring_rewritten(struct ta_operation *operation, long result);
+
 /* ---- select.c -------------------------------------------------------------------------------- */
 
 /* The offloader for new operations, made now if need be; NULL where none can be had. */
@@ -84,7 +90,8 @@ TA_HIDDEN void ta_transfer_skip(struct ta_operation *operation, size_t bytes);
 TA_HIDDEN size_t ta_transfer_left(const struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_on_socket(struct ta_operation *operation, int fd);
 TA_HIDDEN bool ta_transfer_may_bounce(const struct ta_operation *operation);
-TA_HIDDEN bool ta_transfer_may_reopen(const struct ta_operation *operation);
+TA_HIDDEN bool ta_transfer_may_begin_anew(const struct ta_operation *operation);
+TA_HIDDEN long ta_transfer_write_anew(struct ta_operation *operation, int fd);
 TA_HIDDEN bool ta_transfer_may_be_cut(const struct ta_operation *operation, int bytes);
 TA_HIDDEN bool ta_transfer_bounce(struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_unbounce(struct ta_operation *operation, long result);

@@ -126,15 +126,14 @@ static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *oper
 	unsigned count;
 
 	vector = rest_of_vector(operation, &count);
-	if (operation->buffered_fd >= 0)
-		io_uring_prep_writev(sqe, operation->buffered_fd, vector, count, offset);
-	else if (ta_transfer_is_write(operation))
+	if (ta_transfer_is_write(operation))
 		io_uring_prep_writev(sqe, operation->hold->file, vector, count, offset);
 	else
 		io_uring_prep_readv(sqe, operation->hold->file, vector, count, offset);
 	sqe->rw_flags = operation->flags & ~RWF_HIPRI;
 	/* The ring waits for pipes and sockets even if they do not, unless told not to. */
-	if (operation->nonblocking && (operation->is_pipe || operation->is_socket))
+	if (operation->is_rest ||
+	    (operation->nonblocking && (operation->is_pipe || operation->is_socket)))
 		sqe->rw_flags |= RWF_NOWAIT;
 	sqe->ioprio = operation->io_priority;
 }
@@ -155,9 +154,7 @@ static void issue(struct ta_uring *uring, struct ta_operation *operation, unsign
 				    operation->sync->group_data_only ? IORING_FSYNC_DATASYNC : 0);
 	else
 		prepare_transfer(sqe, operation);
-	if (operation->buffered_fd < 0)
-		sqe_flags |= IOSQE_FIXED_FILE;
-	io_uring_sqe_set_flags(sqe, sqe_flags);
+	io_uring_sqe_set_flags(sqe, sqe_flags | IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)operation);
 }
 
@@ -217,76 +214,63 @@ static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon
 	return operation;
 }
 
-static void begin_queued(struct ta_uring *uring)
+/*
+ * Is a short count not the end of it?  Writes to a stream go on until all is written, and a device
+ * like /dev/zero stops short when its reader has other things to do.
+ */
+static bool goes_on(const struct ta_operation *operation)
 {
-	struct ta_operation *operation;
-	bool abandon = false, cancelled = false;
+	return !operation->nonblocking &&
+	       (operation->is_device || (operation->is_stream && ta_transfer_is_write(operation)));
+}
 
-	while ((operation = next_operation(uring, &abandon, &cancelled)) != NULL) {
-		if (abandon)
-			issue_cancel(uring, operation);
-		else if (cancelled)
-			ta_operation_ended(operation, -ECANCELED);
-		else if (operation->refusal) {
-			leave_queue(uring, operation);
-			ta_operation_ended(operation, operation->refusal);
-		} else {
-			ta_transfer_skip(operation, operation->transferred);
-			issue(uring, operation, 0);
-		}
+/* The refused request once more, so that the flag does not matter: 0, or a negative errno. */
+static int begin_anew(struct ta_uring *uring, struct ta_operation *operation)
+{
+	if (ta_transfer_may_bounce(operation) && ta_transfer_bounce(operation)) {
+		issue(uring, operation, 0);
+		return 0;
 	}
+	if (!ta_transfer_may_begin_anew(operation) || operation->is_rewritten)
+		return -EINVAL;
+	return ta_uring_rewrite(operation) ? 0 : -EAGAIN;
 }
 
-/*
- * Is a short count not the end of it?  Writes to a stream go on until all is written; a device like
- * /dev/zero stops short when its reader has other things to do; and a buffered request may have
- * found its first pages in the cache, and its file with O_DIRECT when it came to the others.
- */
-static bool goes_on(const struct ta_operation *operation, int result)
+/* What is left, after so many bytes.  False: nothing is. */
+static bool issue_rest(struct ta_uring *uring, struct ta_operation *operation, int bytes)
 {
-	if (operation->nonblocking)
+	ta_transfer_skip(operation, (size_t)bytes);
+	if (ta_transfer_left(operation) == 0)
 		return false;
-	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation)) ||
-	       ta_transfer_may_be_cut(operation, result);
-}
-
-/*
- * A buffered write was refused as one of O_DIRECT: its file is opened once more, by the number that
- * it was submitted with if that is the same file still.  The copy keeps it so.
- */
-static bool reopen_buffered(struct ta_operation *operation)
-{
-	const struct ta_hold *hold = operation->hold;
-	struct ta_file_identity identity;
-	long copy;
-
-	if (operation->buffered_fd >= 0 || !hold->is_shared)
-		return false;
-	copy = ta_syscall3(SYS_fcntl, hold->descriptor, F_DUPFD_CLOEXEC, 0);
-	if (copy < 0)
-		return false;
-	if (ta_file_identify((int)copy, &identity) == 0 && identity.inode == hold->identity.inode &&
-	    identity.device == hold->identity.device)
-		operation->buffered_fd = ta_file_reopen_buffered((int)copy);
-	ta_syscall1(SYS_close, copy);
-	return operation->buffered_fd >= 0;
-}
-
-/* The refused request once more, so that the flag does not matter. */
-static bool begin_anew(struct ta_uring *uring, struct ta_operation *operation)
-{
-	if (!(ta_transfer_may_bounce(operation) && ta_transfer_bounce(operation)) &&
-	    !(ta_transfer_may_reopen(operation) && reopen_buffered(operation)))
-		return false;
+	operation->retried = false;
+	operation->is_rewritten = false;
+	operation->transferred += (size_t)bytes;
 	issue(uring, operation, 0);
 	return true;
 }
 
-static void close_buffered(struct ta_operation *operation)
+/*
+ * True: it is not the end of it.  A buffered request may have found its first pages in the cache,
+ * and its file with O_DIRECT when it came to the others.  So the rest is asked for without waiting:
+ * a file system that would wait for a disk says EAGAIN, and the end of a file says 0.  FUSE and the
+ * like cannot say so: their servers' short counts are the end, which nobody waits beyond.
+ */
+static bool continues(struct ta_uring *uring, struct ta_operation *operation, int result)
 {
-	if (operation->buffered_fd >= 0)
-		ta_syscall1(SYS_close, operation->buffered_fd);
-	operation->buffered_fd = -1;
+	operation->is_rest = false;
+	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
+		/*
+		 * XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread
+		 * may wait: what it says is the answer.
+		 */
+		operation->retried = true;
+		issue(uring, operation, IOSQE_ASYNC);
+		return true;
+	}
+	if (result <= 0)
+		return false;
+	operation->is_rest = !operation->nonblocking && ta_transfer_may_be_cut(operation, result);
+	return (operation->is_rest || goes_on(operation)) && issue_rest(uring, operation, result);
 }
 
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
@@ -302,33 +286,40 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	}
 	if (operation->bounce) {
 		result = (int)ta_transfer_unbounce(operation, result);
-	} else if (result == -EINVAL && begin_anew(uring, operation)) {
-		return;
-	}
-	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
-		/*
-		 * XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread
-		 * may wait: what it says is the answer.
-		 */
-		operation->retried = true;
-		issue(uring, operation, IOSQE_ASYNC);
-		return;
-	}
-	if (result > 0 && goes_on(operation, result)) {
-		ta_transfer_skip(operation, (size_t)result);
-		if (ta_transfer_left(operation) > 0) {
-			operation->retried = false;
-			operation->transferred += (size_t)result;
-			issue(uring, operation, 0);
+	} else if (result == -EINVAL) {
+		result = begin_anew(uring, operation);
+		if (result == 0)
 			return;
-		}
 	}
+	if (continues(uring, operation, result))
+		return;
 	/* A kernel thread that was cancelled while it waited says EINTR. */
 	if (result == -EINTR)
 		result = -ECANCELED;
-	close_buffered(operation);
 	leave_queue(uring, operation);
 	ta_operation_ended(operation, result);
+}
+
+static void begin_queued(struct ta_uring *uring)
+{
+	struct ta_operation *operation;
+	bool abandon = false, cancelled = false;
+
+	while ((operation = next_operation(uring, &abandon, &cancelled)) != NULL) {
+		if (abandon)
+			issue_cancel(uring, operation);
+		else if (cancelled)
+			ta_operation_ended(operation, -ECANCELED);
+		else if (operation->refusal) {
+			leave_queue(uring, operation);
+			ta_operation_ended(operation, operation->refusal);
+		} else if (operation->is_rewritten) {
+			end(uring, operation, (int)operation->ready_result);
+		} else {
+			ta_transfer_skip(operation, operation->transferred);
+			issue(uring, operation, 0);
+		}
+	}
 }
 
 static unsigned reap(struct ta_uring *uring)
@@ -707,6 +698,14 @@ static void submit(struct ta_operation *operation)
 	enqueue(the_uring(), operation);
 }
 
+void ta_uring_rewritten(struct ta_operation *operation, long result)
+{
+	operation->ready_result = result;
+	operation->is_rewritten = true;
+	ta_lock(&ta_process()->offload_lock);
+	enqueue(the_uring(), operation);
+}
+
 static void abandon(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
@@ -723,12 +722,11 @@ static void abandon(struct ta_operation *operation)
 /*
  * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which
  * keeps the operation from ending and its address from meaning another; the kernel's call does not
- * wait for it.
+ * wait for it.  By the ring's own descriptor, as in update_hold.
  */
 static int cancel(struct ta_operation *operation)
 {
 	struct io_uring_sync_cancel_reg target;
-	int saved_errno = errno;
 	int result;
 
 	memset(&target, 0, sizeof(target));
@@ -737,8 +735,8 @@ static int cancel(struct ta_operation *operation)
 	/* Not even a moment: what has begun to end, ends by itself. */
 	target.timeout.tv_sec = 0;
 	target.timeout.tv_nsec = 0;
-	result = io_uring_register_sync_cancel(&the_uring()->ring, &target);
-	errno = saved_errno;
+	result = (int)ta_syscall4(SYS_io_uring_register, the_uring()->ring.ring_fd,
+				  IORING_REGISTER_SYNC_CANCEL, &target, 1);
 	if (result == -ENOENT && operation->opcode == IO_CMD_POLL) {
 		/*
 		 * On its way into the ring, where it would stay, or out of it: either way its event

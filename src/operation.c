@@ -65,7 +65,6 @@ struct ta_operation *ta_operation_alloc(void)
 	if (operation) {
 		memset(operation, 0, sizeof(*operation));
 		operation->resfd = -1;
-		operation->buffered_fd = -1;
 	}
 	return operation;
 }

@@ -60,6 +60,8 @@
 #define SLOT_WAITED_FOR 0
 #define SLOT_TAKEN_OUT 1
 #define CLOSE_TRIALS 3
+/* What the waiting request is called. */
+#define DATA_WAITING 1
 
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
@@ -584,43 +586,54 @@ static int end_of_request(struct io_uring *ring)
 	return result;
 }
 
+/* Ends the one request that waits, and takes both completions. */
+static int end_waiting(struct io_uring *ring)
+{
+	int result;
+
+	io_uring_prep_cancel64(io_uring_get_sqe(ring), DATA_WAITING, 0);
+	result = io_uring_submit(ring);
+	if (result >= 0)
+		result = end_of_request(ring);
+	return result < 0 ? result : end_of_request(ring);
+}
+
 /*
  * While a request waits for another of the ring's files, which delays the closing longest.  A child
  * that another thread forks meanwhile has the writing end, too, and keeps it open: so a kernel that
  * is found late is asked again.
  */
-static int try_while_waiting(struct io_uring *ring, int writing_end)
+static int try_while_waiting(struct io_uring *ring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	int prompt = 0, result;
 
 	io_uring_prep_poll_add(sqe, SLOT_WAITED_FOR, POLLIN);
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_data64(sqe, DATA_WAITING);
 	result = io_uring_submit(ring);
 	if (result < 0)
 		return result;
 	for (int i = 0; i < CLOSE_TRIALS && prompt == 0; i++)
 		prompt = closes_promptly(ring);
-	result = (int)ta_syscall3(SYS_write, writing_end, "", 1);
-	if (result >= 0)
-		result = end_of_request(ring);
+	result = end_waiting(ring);
 	return result < 0 ? result : prompt;
 }
 
+/* With as few descriptors at a time as can be: a process may have few left. */
 int ta_probe_prompt_close(struct io_uring *ring, unsigned *missing)
 {
-	int ends[2], none = -1;
-	int result = (int)ta_syscall2(SYS_pipe2, ends, O_CLOEXEC | O_NONBLOCK);
+	int waited_for = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC), none = -1;
+	int result;
 
-	if (result < 0)
-		return result;
-	result = io_uring_register_files_update(ring, SLOT_WAITED_FOR, &ends[0], 1);
+	if (waited_for < 0)
+		return waited_for;
+	result = io_uring_register_files_update(ring, SLOT_WAITED_FOR, &waited_for, 1);
+	ta_syscall1(SYS_close, waited_for);
 	if (result >= 0) {
-		result = try_while_waiting(ring, ends[1]);
+		result = try_while_waiting(ring);
 		io_uring_register_files_update(ring, SLOT_WAITED_FOR, &none, 1);
 	}
-	ta_syscall1(SYS_close, ends[0]);
-	ta_syscall1(SYS_close, ends[1]);
 	if (result == 0)
 		*missing |= TA_MISSING_PROMPT_CLOSE;
 	return result < 0 ? result : 0;

@@ -54,16 +54,10 @@ static long transfer_at_position(struct ta_operation *operation, int number)
 {
 	long result = transfer_rest(operation, number, operation->flags);
 	struct iovec aligned;
-	int buffered_fd;
 
-	if (result == -EINVAL && ta_transfer_may_reopen(operation)) {
-		buffered_fd = ta_file_reopen_buffered(number);
-		if (buffered_fd < 0)
-			return result;
-		result = transfer_rest(operation, buffered_fd, operation->flags);
-		ta_syscall1(SYS_close, buffered_fd);
-		return result;
-	}
+	if (result == -EINVAL && ta_threads_get()->owns_table &&
+	    ta_transfer_may_begin_anew(operation))
+		return ta_transfer_write_anew(operation, number);
 	if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
 	    ta_transfer_bounce(operation)) {
 		aligned = (struct iovec){ operation->bounce, operation->bounce_bytes };

@@ -2,6 +2,8 @@
 /* The arithmetic of reads and writes that are carried out in parts, for both offloaders. */
 #include "offload.h"
 
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -63,7 +65,7 @@ long ta_transfer_on_socket(struct ta_operation *operation, int fd)
  */
 static bool may_meet_flag(const struct ta_operation *operation)
 {
-	return !operation->is_stream && !operation->is_direct;
+	return !operation->is_stream && !operation->is_device && !operation->is_direct;
 }
 
 bool ta_transfer_may_bounce(const struct ta_operation *operation)
@@ -71,9 +73,53 @@ bool ta_transfer_may_bounce(const struct ta_operation *operation)
 	return may_meet_flag(operation) && !ta_transfer_is_write(operation);
 }
 
-bool ta_transfer_may_reopen(const struct ta_operation *operation)
+bool ta_transfer_may_begin_anew(const struct ta_operation *operation)
 {
 	return may_meet_flag(operation) && ta_transfer_is_write(operation);
+}
+
+static long write_rest(const struct ta_operation *operation, int fd)
+{
+	long result;
+
+	do
+		result = ta_file_transfer(true, fd, operation->vector + operation->vector_skipped,
+					  operation->vector_count - operation->vector_skipped,
+					  operation->offset + (int64_t)operation->transferred,
+					  operation->flags & ~RWF_HIPRI);
+	while (result == -EINTR);
+	return result;
+}
+
+/* Does the opening do with a write what the one did that it was submitted with? */
+static bool is_as_submitted(const struct ta_operation *operation, int fd)
+{
+	const long flags = O_ACCMODE | O_APPEND | O_DIRECT | O_DSYNC | O_PATH | O_SYNC;
+
+	return ((ta_syscall2(SYS_fcntl, fd, F_GETFL) ^ operation->hold->file_flags) & flags) == 0;
+}
+
+/*
+ * The write that was refused, as it was submitted.  fd is its file in a table of descriptors that
+ * is not the program's, where opening and closing it does no harm; the opening may be another one.
+ * Where O_DIRECT is gone again, the write is made through fd, and if it is refused then, for a
+ * reason of the file system's own.
+ */
+long ta_transfer_write_anew(struct ta_operation *operation, int fd)
+{
+	long result = -EINVAL;
+	int buffered;
+
+	if (is_as_submitted(operation, fd))
+		result = write_rest(operation, fd);
+	if (result != -EINVAL || is_as_submitted(operation, fd))
+		return result;
+	buffered = ta_file_reopen_buffered(fd, operation->hold->file_flags);
+	if (buffered < 0)
+		return -EINVAL;
+	result = write_rest(operation, buffered);
+	ta_syscall1(SYS_close, buffered);
+	return result;
 }
 
 /*

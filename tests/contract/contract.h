@@ -1169,6 +1169,31 @@ static inline void expect_child_passes(void (*run)(void *argument), void *argume
 		      "%s: the child's wait status is 0x%x", what, (unsigned)status);
 }
 
+static inline void child_looks_at_lock(void *argument)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	CHILD_CHECK(fcntl(*(const int *)argument, F_GETLK, &lock) == 0);
+	CHILD_CHECK(lock.l_type == F_WRLCK && lock.l_pid == getppid());
+}
+
+/*
+ * Record locks belong to the process and the file: closing any descriptor of the file, also one
+ * that the library might have made for itself, drops them all.
+ */
+static inline void expect_locked(int fd, const char *what)
+{
+	expect_child_passes(child_looks_at_lock, &fd, what);
+}
+
+static inline void lock_file(int fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
+	expect_locked(fd, "to begin with");
+}
+
 /*
  * The program.
  */

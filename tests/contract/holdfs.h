@@ -92,6 +92,10 @@ struct holdfs_operation {
 #define HOLDFS_LOG_MAX 65536u
 #define HOLDFS_PATH_BYTES 256
 #define HOLDFS_NOT_ASKED (-1)
+/* Added to a number of bytes: holdfs_release answers a read with so many. */
+#define HOLDFS_SHORT (1 << 24)
+/* A flag for holdfs_open: every read arrives as it was asked, in one operation. */
+#define HOLDFS_UNCACHED O_NOATIME
 /*
  * Longer than anything takes that is going to happen at all, shorter than the time limit of a case.
  */
@@ -100,7 +104,8 @@ struct holdfs_operation {
 struct holdfs_entry {
 	struct holdfs_operation operation; /* all but answered: constant once published */
 	_Atomic unsigned answered;
-	_Atomic int release; /* the test's word: HOLDFS_NOT_ASKED, 0, or the errno to fail with */
+	/* The test's word: HOLDFS_NOT_ASKED, or what holdfs_release was told. */
+	_Atomic int release;
 };
 
 /* The part of a mounted file system that the test and the server share. */
@@ -226,16 +231,20 @@ static inline void holdfs_open_file(fuse_req_t request, fuse_ino_t ino, struct f
 		server->direct_flag &= ~info->flags;
 	else if (on_threads() && (info->flags & server->direct_flag))
 		answer.open_flags |= FOPEN_DIRECT_IO | HOLDFS_FOPEN_PARALLEL_DIRECT_WRITES;
+	if (info->flags & HOLDFS_UNCACHED)
+		answer.open_flags |= FOPEN_DIRECT_IO;
 	fuse_reply_buf(request, (const char *)&answer, sizeof(answer));
 }
 
-static inline void holdfs_answer(struct holdfs_server *server, unsigned index, int error)
+static inline void holdfs_answer(struct holdfs_server *server, unsigned index, int word)
 {
 	struct holdfs *fs = server->fs;
 	struct holdfs_pending *pending = &server->pending[index];
 	struct holdfs_entry *entry = &fs->shared->log[index];
 	const struct holdfs_operation *operation = &entry->operation;
 	char *medium = fs->media + operation->file * fs->stride_bytes + operation->offset;
+	int error = word < HOLDFS_SHORT ? word : 0;
+	size_t bytes = word < HOLDFS_SHORT ? operation->bytes : (size_t)(word - HOLDFS_SHORT);
 	fuse_req_t request = pending->request;
 
 	if (!error && operation->kind == HOLDFS_WRITE)
@@ -247,7 +256,7 @@ static inline void holdfs_answer(struct holdfs_server *server, unsigned index, i
 	if (error)
 		fuse_reply_err(request, error);
 	else if (operation->kind == HOLDFS_READ)
-		fuse_reply_buf(request, medium, operation->bytes);
+		fuse_reply_buf(request, medium, bytes);
 	else if (operation->kind == HOLDFS_WRITE)
 		fuse_reply_write(request, operation->bytes);
 	else
@@ -746,13 +755,14 @@ static inline void holdfs_wait_answered(struct holdfs *fs, unsigned index)
 }
 
 /*
- * Answers a held operation: error 0 performs it, a positive errno makes it fail without effect.  It
- * is answered on return; when the kernel has passed that on to the request is another matter.
+ * Answers a held operation: 0 performs it, a positive errno makes it fail without effect, and
+ * HOLDFS_SHORT + bytes ends a read early.  It is answered on return; when the kernel has passed
+ * that on to the request is another matter.
  */
-static inline void holdfs_release(struct holdfs *fs, unsigned index, int error)
+static inline void holdfs_release(struct holdfs *fs, unsigned index, int word)
 {
 	ck_assert_uint_lt(index, holdfs_log_length(fs));
-	atomic_store_explicit(&fs->shared->log[index].release, error, memory_order_release);
+	atomic_store_explicit(&fs->shared->log[index].release, word, memory_order_release);
 	holdfs_notify(fs);
 	holdfs_wait_answered(fs, index);
 }

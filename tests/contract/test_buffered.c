@@ -470,48 +470,23 @@ CASE_ON_MOUNTS(a_file_system_can_be_unmounted_right_after_the_event)
 	free_context(ctx);
 }
 
-struct lock_question {
-	int fd;
-	bool held;
-};
-
-static void ask_for_lock(void *argument)
-{
-	struct lock_question *question = argument;
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-	CHILD_CHECK(fcntl(question->fd, F_GETLK, &lock) == 0);
-	CHILD_CHECK((lock.l_type != F_UNLCK) == question->held);
-}
-
-/*
- * Closing any descriptor of a file drops the record locks of its process: the library must close
- * none.
- */
 CASE_EVERYWHERE(record_locks_survive_reads)
 {
 	io_context_t ctx = new_context(64);
 	int fd = place_file(place);
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct lock_question question = { .fd = fd, .held = true };
 	static char buffers[32][PAGE];
 	struct iocb iocbs[32];
 
-	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
-	expect_child_passes(ask_for_lock, &question, "before");
+	lock_file(fd);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	for (int i = 0; i < 32; i++)
 		io_prep_pread(&iocbs[i], fd, buffers[i], PAGE, i * 7 * PAGE);
 	expect_all_submitted(ctx, iocbs, 32, HERE);
 	for (int i = 0; i < 32; i++)
 		ck_assert_int_eq((long)take_event(ctx, HERE).res, PAGE);
-	expect_child_passes(ask_for_lock, &question, "after the reads");
+	expect_locked(fd, "after the reads");
 	free_context(ctx);
-	expect_child_passes(ask_for_lock, &question, "after the context");
-	lock.l_type = F_UNLCK;
-	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
-	question.held = false;
-	expect_child_passes(ask_for_lock, &question, "in the end");
+	expect_locked(fd, "after the context");
 	close(fd);
 }
 

@@ -6,7 +6,7 @@
  * The library may still have a request in hand when the flag comes on: reads that miss the cache,
  * writes where it does all itself. Their buffers, offsets and sizes are none that direct I/O takes.
  */
-#include "contract.h"
+#include "holdfs.h"
 
 enum { FILE_BYTES = 1 << 20, ROUNDS = 200 };
 
@@ -118,6 +118,7 @@ CASE(so_does_a_write)
 	static char buffer[8192], written[5001];
 	int number = free_number(file);
 
+	lock_file(file);
 	for (int round = 0; round < ROUNDS; round++) {
 		off_t offset = (round * 8192L + 513) % (FILE_BYTES - 8192);
 		struct iocb iocb;
@@ -131,6 +132,7 @@ CASE(so_does_a_write)
 		ck_assert_int_eq(pread(file, written, sizeof(written), offset), sizeof(written));
 		ck_assert_mem_eq(written, buffer, sizeof(written));
 	}
+	expect_locked(file, HERE);
 	ck_assert_int_eq(free_number(file), number);
 	close(file);
 	free_context(ctx);
@@ -145,13 +147,14 @@ CASE(a_write_whose_number_means_another_file_by_then_leaves_that_alone)
 	static char buffer[8192], found[8192];
 	static struct iocb iocbs[WRITES];
 
+	lock_file(other);
 	memset(buffer, 0xaa, sizeof(buffer));
 	for (int round = 0; round < 20; round++) {
 		for (int i = 0; i < WRITES; i++)
 			io_prep_pwrite(&iocbs[i], file, buffer + 1, 5001, 513);
 		expect_all_submitted(ctx, iocbs, WRITES, HERE);
 		set_direct(kept, true);
-		ck_assert_int_eq(dup2(other, file), file);
+		ck_assert_int_eq(dup3(other, file, O_CLOEXEC), file);
 		for (int i = 0; i < WRITES; i++) {
 			long result = (long)take_event(ctx, HERE).res;
 
@@ -159,13 +162,114 @@ CASE(a_write_whose_number_means_another_file_by_then_leaves_that_alone)
 		}
 		ck_assert_int_eq(pread(other, found, sizeof(found), 0), sizeof(found));
 		expect_pattern(found, 0, sizeof(found), HERE);
+		expect_locked(other, HERE);
 		set_direct(kept, false);
+		/* This closes a number of the other file, and drops the lock. */
 		ck_assert_int_eq(dup2(kept, file), file);
+		lock_file(other);
 	}
 	close(file);
 	close(kept);
 	close(other);
 	free_context(ctx);
+}
+
+/* The number means another opening of the same file by then. */
+static void write_past_other_opening(int flags)
+{
+	enum { WRITES = 64 };
+	io_context_t ctx = new_context(WRITES);
+	int file = scratch_file(FILE_BYTES), kept = dup(file), other = reopen_file(file, flags);
+	static char buffer[8192], found[5001];
+	static struct iocb iocbs[WRITES];
+	struct stat status;
+
+	for (int round = 0; round < 20; round++) {
+		memset(buffer, round, sizeof(buffer));
+		for (int i = 0; i < WRITES; i++)
+			io_prep_pwrite(&iocbs[i], file, buffer + 1, sizeof(found), i * 8192 + 513);
+		expect_all_submitted(ctx, iocbs, WRITES, HERE);
+		set_direct(kept, true);
+		ck_assert_int_eq(dup3(other, file, O_CLOEXEC), file);
+		for (int i = 0; i < WRITES; i++)
+			ck_assert_int_eq((long)take_event(ctx, HERE).res, (long)sizeof(found));
+		set_direct(kept, false);
+		for (int i = 0; i < WRITES; i++) {
+			ck_assert_int_eq(pread(kept, found, sizeof(found), i * 8192 + 513),
+					 sizeof(found));
+			ck_assert_mem_eq(found, buffer, sizeof(found));
+		}
+		ck_assert_int_eq(fstat(kept, &status), 0);
+		ck_assert_int_eq(status.st_size, FILE_BYTES);
+		ck_assert_int_eq(dup3(kept, file, O_CLOEXEC), file);
+	}
+	close(file);
+	close(kept);
+	close(other);
+	free_context(ctx);
+}
+
+CASE(a_write_keeps_its_place_when_its_number_has_been_opened_anew)
+{
+	write_past_other_opening(O_RDWR | O_APPEND | O_DIRECT);
+	write_past_other_opening(O_RDWR | O_APPEND);
+	write_past_other_opening(O_RDONLY);
+}
+
+/*
+ * What the flag cuts short ends with a page, and goes on; what a server ends so does not: it may
+ * have no more for a long time.
+ */
+CASE(a_short_count_of_a_server_is_the_end)
+{
+	struct holdfs *fs;
+	io_context_t ctx;
+	static char buffer[8192];
+	struct iocb iocb;
+	int file;
+
+	SKIP_ON_REFERENCE("a read that waits for a server waits in io_submit");
+	fs = holdfs_mount(1, FILE_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	ctx = new_context(8);
+	file = holdfs_open(fs, 0, O_RDWR | HOLDFS_UNCACHED);
+	holdfs_hold(fs, HOLDFS_READ);
+	io_prep_pread(&iocb, file, buffer, sizeof(buffer), 0);
+	expect_submitted(ctx, &iocb, HERE);
+	holdfs_release(fs, holdfs_wait_arrived(fs, HOLDFS_READ, 0), HOLDFS_SHORT + 4096);
+	expect_event(ctx, &iocb, 4096, HERE);
+	ck_assert_uint_eq(holdfs_log_length(fs), 1);
+	close(file);
+	free_context(ctx);
+	holdfs_unmount(fs);
+}
+
+/* The server refuses for a reason of its own. */
+CASE(a_server_may_refuse_a_write_with_the_same_error)
+{
+	struct holdfs *fs;
+	io_context_t ctx;
+	static char buffer[5001];
+	struct iocb iocb;
+	int file;
+
+	if (!on_offloaded())
+		SKIP("a write that waits for a server waits in io_submit");
+	fs = holdfs_mount(1, FILE_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	ctx = new_context(8);
+	file = holdfs_open(fs, 0, O_RDWR);
+	holdfs_hold(fs, HOLDFS_WRITE);
+	io_prep_pwrite(&iocb, file, buffer, sizeof(buffer), 513);
+	expect_submitted(ctx, &iocb, HERE);
+	for (unsigned nth = 0; nth < 2; nth++)
+		holdfs_release(fs, holdfs_wait_arrived(fs, HOLDFS_WRITE, nth), EINVAL);
+	expect_event(ctx, &iocb, -EINVAL, HERE);
+	close(file);
+	free_context(ctx);
+	holdfs_unmount(fs);
 }
 
 CASE(a_direct_read_that_is_not_aligned_is_still_refused_in_its_event)

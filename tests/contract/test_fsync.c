@@ -1444,37 +1444,8 @@ CASE(eventfd_of_a_held_fsync_may_be_closed)
 	scene_close(&scene);
 }
 
-/*
- * Record locks belong to the process and the file: closing any descriptor of the file, also one
- * that the library might have made for itself, drops them all.
- */
-
-struct lock_question {
-	const char *path;
-	pid_t owner;
-};
-
-static void look_at_lock(void *argument)
-{
-	struct lock_question *question = argument;
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	int fd = open(question->path, O_RDWR | O_CLOEXEC);
-
-	CHILD_CHECK(fd >= 0);
-	CHILD_CHECK(fcntl(fd, F_GETLK, &lock) == 0);
-	CHILD_CHECK(lock.l_type == F_WRLCK && lock.l_pid == question->owner);
-}
-
-static void expect_locked(struct scene *scene, const char *what)
-{
-	struct lock_question question = { holdfs_path(scene->fs, SUBJECT), getpid() };
-
-	expect_child_passes(look_at_lock, &question, what);
-}
-
 CASE(record_locks_survive)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	struct scene scene;
 	struct iocb write, read, sync_iocbs[3];
 	io_context_t ctx;
@@ -1484,8 +1455,7 @@ CASE(record_locks_survive)
 	SCENE_OPEN(&scene);
 	ctx = new_context(8);
 	buffered = holdfs_open(scene.fs, SUBJECT, O_RDWR);
-	ck_assert_int_eq(fcntl(scene.fd, F_SETLK, &lock), 0);
-	expect_locked(&scene, "to begin with");
+	lock_file(scene.fd);
 	holdfs_hold(scene.fs, HOLDFS_READ | HOLDFS_WRITE);
 	prepare_write(&write, scene.fd, 0);
 	prepare_read(&read, buffered, 1);
@@ -1497,16 +1467,16 @@ CASE(record_locks_survive)
 	expect_all_submitted(ctx, sync_iocbs, 3, HERE);
 	wait_operation(scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	wait_operation(scene.fs, HOLDFS_READ, SUBJECT, 0);
-	expect_locked(&scene, "with requests in flight");
+	expect_locked(scene.fd, "with requests in flight");
 	ck_assert_int_eq(io_cancel(ctx, &sync_iocbs[2], NULL), -EINPROGRESS);
 	expect_event(ctx, &sync_iocbs[2], -ECANCELED, HERE);
-	expect_locked(&scene, "after io_cancel");
+	expect_locked(scene.fd, "after io_cancel");
 	holdfs_release_all(scene.fs);
 	for (int i = 0; i < 4; i++)
 		ck_assert_int_ge((long)take_event(ctx, HERE).res, 0);
-	expect_locked(&scene, "after the events");
+	expect_locked(scene.fd, "after the events");
 	free_context(ctx);
-	expect_locked(&scene, "after io_destroy");
+	expect_locked(scene.fd, "after io_destroy");
 	close(buffered);
 	scene_close(&scene);
 }
