@@ -273,8 +273,33 @@ static bool continues(struct ta_uring *uring, struct ta_operation *operation, in
 	return (operation->is_rest || goes_on(operation)) && issue_rest(uring, operation, result);
 }
 
+/*
+ * A thread of the kernel's says EINTR when it is cancelled while it waits; but also (terminals, FUSE)
+ * when it was roused to do something else, and then it is to begin again.  And a request for which
+ * the kernel can have no thread ends with ECANCELED.
+ */
+static int reason_of(const struct ta_operation *operation, int result)
+{
+	struct ta_process *process = ta_process();
+	bool cancel_tried;
+
+	if (result != -EINTR && result != -ECANCELED)
+		return result;
+	ta_lock(&process->offload_lock);
+	cancel_tried = operation->cancel_tried;
+	ta_unlock(&process->offload_lock);
+	if (cancel_tried)
+		return -ECANCELED;
+	return result == -EINTR ? -EINTR : -EAGAIN;
+}
+
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
 {
+	result = reason_of(operation, result);
+	if (result == -EINTR) {
+		issue(uring, operation, 0);
+		return;
+	}
 	if (operation->is_sync) {
 		ta_operation_ended(operation, result);
 		return;
@@ -293,9 +318,6 @@ static void end(struct ta_uring *uring, struct ta_operation *operation, int resu
 	}
 	if (continues(uring, operation, result))
 		return;
-	/* A kernel thread that was cancelled while it waited says EINTR. */
-	if (result == -EINTR)
-		result = -ECANCELED;
 	leave_queue(uring, operation);
 	ta_operation_ended(operation, result);
 }
@@ -716,6 +738,7 @@ static void abandon(struct ta_operation *operation)
 		return;
 	}
 	operation->abandon_wanted = true;
+	operation->cancel_tried = true;
 	enqueue(the_uring(), operation);
 }
 
@@ -726,9 +749,14 @@ static void abandon(struct ta_operation *operation)
  */
 static int cancel(struct ta_operation *operation)
 {
+	struct ta_process *process = ta_process();
 	struct io_uring_sync_cancel_reg target;
 	int result;
 
+	/* Before the kernel is asked: its completion may be looked at before the answer. */
+	ta_lock(&process->offload_lock);
+	operation->cancel_tried = true;
+	ta_unlock(&process->offload_lock);
 	memset(&target, 0, sizeof(target));
 	target.addr = (uint64_t)(uintptr_t)operation;
 	target.fd = -1;
