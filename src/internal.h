@@ -269,6 +269,7 @@ struct ta_operation {
 	bool is_rewritten; /* see uring_rewrite.c; its result is ready_result */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool cancel_tried; /* while it ran: the io_uring was asked for it */
+	uint8_t interruptions; /* by the kernel, since it last got on */
 	bool is_sync;
 	bool is_stream; /* its file is one; stays set when it has left its stream */
 	bool is_pipe;

@@ -49,6 +49,9 @@
 /* How long a write to an eventfd may take that waits for nothing. */
 #define SIGNAL_LIMIT_NS 20000000
 
+/* A server that always says EINTR means it. */
+#define INTERRUPTIONS_MAX 100
+
 /* How long an event waits for the kernel to let go of its file: a moment, where nothing is wrong. */
 #define CLOSE_LIMIT_NS 100000000
 
@@ -138,15 +141,34 @@ static void prepare_transfer(struct io_uring_sqe *sqe, struct ta_operation *oper
 	sqe->ioprio = operation->io_priority;
 }
 
+/* The pages around what is left, into the bounce buffer. */
+static void prepare_bounce(struct io_uring_sqe *sqe, const struct ta_operation *operation)
+{
+	io_uring_prep_read(
+		sqe, operation->hold->file, operation->bounce, (unsigned)operation->bounce_bytes,
+		(uint64_t)operation->offset + operation->transferred - operation->bounce_skip);
+	sqe->ioprio = operation->io_priority;
+}
+
+/*
+ * Must a thread of the kernel's do it?  Of a file that cannot be told not to wait the ring asks
+ * whether it is ready, and then lets the ring thread wait for it after all: a terminal is ready for
+ * a write when it has room for one byte, or for a read that somebody else gets.
+ */
+static bool may_hold_ring(const struct ta_operation *operation)
+{
+	return operation->opcode != IO_CMD_POLL && operation->is_stream && !operation->is_pipe &&
+	       !operation->is_socket && !operation->nonblocking;
+}
+
 static void issue(struct ta_uring *uring, struct ta_operation *operation, unsigned sqe_flags)
 {
 	struct io_uring_sqe *sqe = next_sqe(uring);
 
+	if (may_hold_ring(operation))
+		sqe_flags |= IOSQE_ASYNC;
 	if (operation->bounce)
-		io_uring_prep_read(sqe, operation->hold->file, operation->bounce,
-				   (unsigned)operation->bounce_bytes,
-				   (uint64_t)operation->offset + operation->transferred -
-					   operation->bounce_skip);
+		prepare_bounce(sqe, operation);
 	else if (operation->opcode == IO_CMD_POLL)
 		io_uring_prep_poll_add(sqe, operation->hold->file, operation->poll_events);
 	else if (operation->is_sync)
@@ -244,6 +266,7 @@ static bool issue_rest(struct ta_uring *uring, struct ta_operation *operation, i
 		return false;
 	operation->retried = false;
 	operation->is_rewritten = false;
+	operation->interruptions = 0;
 	operation->transferred += (size_t)bytes;
 	issue(uring, operation, 0);
 	return true;
@@ -258,7 +281,8 @@ static bool issue_rest(struct ta_uring *uring, struct ta_operation *operation, i
 static bool continues(struct ta_uring *uring, struct ta_operation *operation, int result)
 {
 	operation->is_rest = false;
-	if (result == -EAGAIN && !operation->nonblocking && !operation->retried) {
+	if (result == -EAGAIN && !operation->nonblocking && !operation->retried &&
+	    !operation->is_rewritten) {
 		/*
 		 * XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread
 		 * may wait: what it says is the answer.
@@ -274,21 +298,23 @@ static bool continues(struct ta_uring *uring, struct ta_operation *operation, in
 }
 
 /*
- * A thread of the kernel's says EINTR when it is cancelled while it waits; but also (terminals, FUSE)
- * when it was roused to do something else, and then it is to begin again.  And a request for which
- * the kernel can have no thread ends with ECANCELED.
+ * A thread says EINTR when its request is cancelled while it waits for a terminal or FUSE; but also
+ * when it was roused for something else, and then the request begins again.  And a request for
+ * which the kernel can have no thread ends with ECANCELED.
  */
-static int reason_of(const struct ta_operation *operation, int result)
+static int reason_of(struct ta_operation *operation, int result)
 {
 	struct ta_process *process = ta_process();
-	bool cancel_tried;
+	bool is_cancelled;
 
 	if (result != -EINTR && result != -ECANCELED)
 		return result;
 	ta_lock(&process->offload_lock);
-	cancel_tried = operation->cancel_tried;
+	is_cancelled = operation->cancel_tried;
+	if (is_cancelled)
+		operation->cancelled = true;
 	ta_unlock(&process->offload_lock);
-	if (cancel_tried)
+	if (is_cancelled)
 		return -ECANCELED;
 	return result == -EINTR ? -EINTR : -EAGAIN;
 }
@@ -296,8 +322,9 @@ static int reason_of(const struct ta_operation *operation, int result)
 static void end(struct ta_uring *uring, struct ta_operation *operation, int result)
 {
 	result = reason_of(operation, result);
-	if (result == -EINTR) {
-		issue(uring, operation, 0);
+	if (result == -EINTR && operation->interruptions < INTERRUPTIONS_MAX) {
+		operation->interruptions++;
+		issue(uring, operation, operation->retried ? IOSQE_ASYNC : 0);
 		return;
 	}
 	if (operation->is_sync) {
@@ -742,29 +769,39 @@ static void abandon(struct ta_operation *operation)
 	enqueue(the_uring(), operation);
 }
 
-/*
- * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which
- * keeps the operation from ending and its address from meaning another; the kernel's call does not
- * wait for it.  By the ring's own descriptor, as in update_hold.
- */
-static int cancel(struct ta_operation *operation)
+/* By the ring's own descriptor, as in update_hold. */
+static int cancel_in_ring(const struct ta_operation *operation)
 {
-	struct ta_process *process = ta_process();
 	struct io_uring_sync_cancel_reg target;
-	int result;
 
-	/* Before the kernel is asked: its completion may be looked at before the answer. */
-	ta_lock(&process->offload_lock);
-	operation->cancel_tried = true;
-	ta_unlock(&process->offload_lock);
 	memset(&target, 0, sizeof(target));
 	target.addr = (uint64_t)(uintptr_t)operation;
 	target.fd = -1;
 	/* Not even a moment: what has begun to end, ends by itself. */
 	target.timeout.tv_sec = 0;
 	target.timeout.tv_nsec = 0;
-	result = (int)ta_syscall4(SYS_io_uring_register, the_uring()->ring.ring_fd,
-				  IORING_REGISTER_SYNC_CANCEL, &target, 1);
+	return (int)ta_syscall4(SYS_io_uring_register, the_uring()->ring.ring_fd,
+				IORING_REGISTER_SYNC_CANCEL, &target, 1);
+}
+
+/*
+ * Cancels an operation that runs: 0 if it ends with -ECANCELED.  Its context's lock is held, which
+ * keeps the operation from ending and its address from meaning another.
+ *
+ * The ring thread may look at the completion before this thread has the kernel's answer.  So it is
+ * told first; and what it has ended as cancelled meanwhile is, whatever the answer.
+ */
+static int cancel(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+	bool was_tried;
+	int result;
+
+	ta_lock(&process->offload_lock);
+	was_tried = operation->cancel_tried;
+	operation->cancel_tried = true;
+	ta_unlock(&process->offload_lock);
+	result = cancel_in_ring(operation);
 	if (result == -ENOENT && operation->opcode == IO_CMD_POLL) {
 		/*
 		 * On its way into the ring, where it would stay, or out of it: either way its event
@@ -773,6 +810,12 @@ static int cancel(struct ta_operation *operation)
 		abandon(operation);
 		return 0;
 	}
+	ta_lock(&process->offload_lock);
+	if (operation->cancelled)
+		result = 0;
+	else if (result < 0)
+		operation->cancel_tried = was_tried;
+	ta_unlock(&process->offload_lock);
 	return result < 0 ? result : 0;
 }
 

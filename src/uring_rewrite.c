@@ -50,14 +50,16 @@ static int fetch(const struct ta_hold *hold, int ring_thread)
 static long rewrite(struct ta_operation *operation, int ring_thread)
 {
 	const long which_process = 1, this_thread = 0;
+	long usual = ta_syscall2(SYS_ioprio_get, which_process, this_thread), result;
 	int fd = fetch(operation->hold, ring_thread);
-	long result;
 
 	if (fd < 0)
 		return -EINVAL;
-	/* Of the thread: 0 is the usual priority, which the next operation has again. */
-	ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
+	if (operation->io_priority)
+		ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
 	result = ta_transfer_write_anew(operation, fd);
+	if (operation->io_priority && usual >= 0)
+		ta_syscall3(SYS_ioprio_set, which_process, this_thread, usual);
 	ta_syscall1(SYS_close, fd);
 	return result;
 }

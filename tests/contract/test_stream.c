@@ -346,6 +346,35 @@ CASE(blocking_writes_are_written_whole_and_in_order)
 	free(found);
 }
 
+/* It has room for a part of the write, and says that it is ready. */
+CASE(a_terminal_that_nobody_reads_holds_nobody_up)
+{
+	enum { BYTES = 1 << 20 };
+	struct stream stream = open_stream(STREAM_TERMINAL);
+	io_context_t ctx = new_context(8);
+	char *bytes = calloc(1, BYTES), found[512];
+	struct iocb write, read;
+	int file = scratch_file(1 << 16);
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert_ptr_nonnull(bytes);
+	io_prep_pwrite(&write, stream.writer, bytes, BYTES, 0);
+	expect_submitted(ctx, &write, HERE);
+	/* The write has begun. */
+	take(stream.reader, found, 1);
+	for (int round = 0; round < 20; round++) {
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		io_prep_pread(&read, file, found, sizeof(found), round * 512);
+		expect_submitted(ctx, &read, HERE);
+		expect_event(ctx, &read, sizeof(found), HERE);
+		expect_pattern(found, round * 512, sizeof(found), HERE);
+	}
+	ck_assert_int_eq(io_destroy(ctx), 0);
+	close_stream(&stream);
+	close(file);
+	free(bytes);
+}
+
 CASE(a_vectored_write_is_written_whole)
 {
 	enum { BYTES = 200001, PARTS = 7 };
