@@ -269,6 +269,7 @@ struct ta_operation {
 	bool is_rewritten; /* see uring_rewrite.c; its result is ready_result */
 	bool cancelled; /* ends with -ECANCELED before it begins */
 	bool cancel_tried; /* while it ran: the io_uring was asked for it */
+	bool cancel_told; /* the ring thread has ended it so */
 	uint8_t interruptions; /* by the kernel, since it last got on */
 	bool is_sync;
 	bool is_stream; /* its file is one; stays set when it has left its stream */
@@ -284,6 +285,7 @@ struct ta_operation {
 	int flags; /* aio_rw_flags */
 	uint16_t io_priority;
 	int64_t offset;
+	size_t bytes; /* from there, done or not; constant from its queueing on */
 	size_t transferred; /* by earlier parts of it */
 	struct iovec *vector;
 	struct iovec *vector_memory; /* where it does not fit inline_vector */

@@ -311,8 +311,7 @@ static int reason_of(struct ta_operation *operation, int result)
 		return result;
 	ta_lock(&process->offload_lock);
 	is_cancelled = operation->cancel_tried;
-	if (is_cancelled)
-		operation->cancelled = true;
+	operation->cancel_told = is_cancelled;
 	ta_unlock(&process->offload_lock);
 	if (is_cancelled)
 		return -ECANCELED;
@@ -811,7 +810,7 @@ static int cancel(struct ta_operation *operation)
 		return 0;
 	}
 	ta_lock(&process->offload_lock);
-	if (operation->cancelled)
+	if (operation->cancel_told)
 		result = 0;
 	else if (result < 0)
 		operation->cancel_tried = was_tried;

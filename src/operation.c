@@ -292,8 +292,8 @@ static struct ta_stream *find_or_make_stream(struct ta_process *process,
 
 static bool overlaps(const struct ta_operation *read, const struct ta_operation *write)
 {
-	int64_t read_end = read->offset + (int64_t)ta_transfer_left(read);
-	int64_t write_end = write->offset + (int64_t)ta_transfer_left(write);
+	int64_t read_end = read->offset + (int64_t)read->bytes;
+	int64_t write_end = write->offset + (int64_t)write->bytes;
 
 	return write->appends || (read->offset < write_end && write->offset < read_end);
 }
@@ -646,6 +646,7 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	bool runs = true;
 
 	operation->state = state;
+	operation->bytes = ta_transfer_left(operation);
 	if (ta_transfer_is_write(operation) || operation->is_sync)
 		atomic_fetch_add(&ta_process()->owed_at_exit, 1);
 	else if (operation->opcode != IO_CMD_POLL)
