@@ -1169,12 +1169,20 @@ static inline void expect_child_passes(void (*run)(void *argument), void *argume
 		      "%s: the child's wait status is 0x%x", what, (unsigned)status);
 }
 
-static inline void child_looks_at_lock(void *argument)
+static inline void child_finds_lock(void *argument)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 
 	CHILD_CHECK(fcntl(*(const int *)argument, F_GETLK, &lock) == 0);
 	CHILD_CHECK(lock.l_type == F_WRLCK && lock.l_pid == getppid());
+}
+
+static inline void child_finds_no_lock(void *argument)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	CHILD_CHECK(fcntl(*(const int *)argument, F_GETLK, &lock) == 0);
+	CHILD_CHECK(lock.l_type == F_UNLCK);
 }
 
 /*
@@ -1183,7 +1191,7 @@ static inline void child_looks_at_lock(void *argument)
  */
 static inline void expect_locked(int fd, const char *what)
 {
-	expect_child_passes(child_looks_at_lock, &fd, what);
+	expect_child_passes(child_finds_lock, &fd, what);
 }
 
 static inline void lock_file(int fd)
@@ -1192,6 +1200,14 @@ static inline void lock_file(int fd)
 
 	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
 	expect_locked(fd, "to begin with");
+}
+
+static inline void unlock_file(int fd)
+{
+	struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+	ck_assert_int_eq(fcntl(fd, F_SETLK, &lock), 0);
+	expect_child_passes(child_finds_no_lock, &fd, "in the end");
 }
 
 /*

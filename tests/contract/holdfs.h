@@ -781,4 +781,25 @@ static inline void holdfs_release_all(struct holdfs *fs)
 	}
 }
 
+/*
+ * A request of file 0, opened with these flags, whose server answers the operations that it makes
+ * with these words in turn (see holdfs_release): there are no others, and its event says the
+ * result.
+ */
+static inline void holdfs_expect_result(struct holdfs *fs, int flags, struct iocb *iocb,
+					const int *words, unsigned count, long result)
+{
+	io_context_t ctx = new_context(8);
+
+	iocb->aio_fildes = holdfs_open(fs, 0, O_RDWR | flags);
+	holdfs_hold(fs, HOLDFS_ALL);
+	expect_submitted(ctx, iocb, HERE);
+	for (unsigned nth = 0; nth < count; nth++)
+		holdfs_release(fs, holdfs_wait_arrived(fs, HOLDFS_ALL, nth), words[nth]);
+	expect_event(ctx, iocb, result, HERE);
+	ck_assert_uint_eq(holdfs_log_length(fs), count);
+	close(iocb->aio_fildes);
+	free_context(ctx);
+}
+
 #endif

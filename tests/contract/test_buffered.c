@@ -487,6 +487,7 @@ CASE_EVERYWHERE(record_locks_survive_reads)
 	expect_locked(fd, "after the reads");
 	free_context(ctx);
 	expect_locked(fd, "after the context");
+	unlock_file(fd);
 	close(fd);
 }
 
@@ -870,25 +871,22 @@ CASE(appends_of_different_sizes_land_in_the_order_of_submission)
 	free_buffers();
 }
 
-/* Requests of each kind to a server that does not answer, and others beside them. */
-static void go_on_beside(int flags, bool writing)
+/* A request to a server that does not answer, and others beside it. */
+static void go_on_beside(struct holdfs *fs, int flags, bool writing)
 {
-	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
 	io_context_t ctx = new_context(8);
 	char *held_buffer = aligned_buffer(PAGE), *buffer = aligned_buffer(PAGE);
-	int held_file, file = scratch_file(FILE_BYTES);
+	int held_file = holdfs_open(fs, 0, O_RDWR | flags), file = scratch_file(FILE_BYTES);
+	unsigned arrived = holdfs_log_length(fs);
 	struct iocb held, iocb;
 
-	if (!fs)
-		SKIP("no FUSE here");
-	held_file = holdfs_open(fs, 0, O_RDWR | flags);
 	holdfs_hold(fs, HOLDFS_ALL);
 	if (writing)
 		io_prep_pwrite(&held, held_file, held_buffer, PAGE, 0);
 	else
 		io_prep_pread(&held, held_file, held_buffer, PAGE, 0);
 	expect_submitted(ctx, &held, HERE);
-	holdfs_wait_arrived(fs, HOLDFS_ALL, 0);
+	holdfs_wait_arrived(fs, HOLDFS_ALL, arrived);
 	for (int round = 0; round < 5; round++) {
 		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 		io_prep_pread(&iocb, file, buffer, PAGE, round * PAGE);
@@ -901,18 +899,23 @@ static void go_on_beside(int flags, bool writing)
 	free(held_buffer);
 	free(buffer);
 	free_context(ctx);
-	holdfs_unmount(fs);
 }
 
 CASE(a_server_that_does_not_answer_holds_nobody_up)
 {
+	struct holdfs *fs;
+
 	SKIP_ON_REFERENCE("a read that waits for a server waits in io_submit");
-	go_on_beside(0, false);
-	go_on_beside(HOLDFS_UNCACHED, false);
-	go_on_beside(O_DIRECT, false);
-	go_on_beside(O_DIRECT, true);
+	fs = holdfs_mount(1, FILE_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	go_on_beside(fs, 0, false);
+	go_on_beside(fs, HOLDFS_UNCACHED, false);
+	go_on_beside(fs, O_DIRECT, false);
+	go_on_beside(fs, O_DIRECT, true);
 	if (on_offloaded()) {
-		go_on_beside(0, true);
-		go_on_beside(HOLDFS_UNCACHED, true);
+		go_on_beside(fs, 0, true);
+		go_on_beside(fs, HOLDFS_UNCACHED, true);
 	}
+	holdfs_unmount(fs);
 }

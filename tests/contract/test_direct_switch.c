@@ -222,53 +222,35 @@ CASE(a_write_keeps_its_place_when_its_number_has_been_opened_anew)
  */
 CASE(a_short_count_of_a_server_is_the_end)
 {
-	struct holdfs *fs;
-	io_context_t ctx;
+	static const int words[] = { HOLDFS_SHORT + 4096 };
 	static char buffer[8192];
+	struct holdfs *fs;
 	struct iocb iocb;
-	int file;
 
 	SKIP_ON_REFERENCE("a read that waits for a server waits in io_submit");
 	fs = holdfs_mount(1, FILE_BYTES);
 	if (!fs)
 		SKIP("no FUSE here");
-	ctx = new_context(8);
-	file = holdfs_open(fs, 0, O_RDWR | HOLDFS_UNCACHED);
-	holdfs_hold(fs, HOLDFS_READ);
-	io_prep_pread(&iocb, file, buffer, sizeof(buffer), 0);
-	expect_submitted(ctx, &iocb, HERE);
-	holdfs_release(fs, holdfs_wait_arrived(fs, HOLDFS_READ, 0), HOLDFS_SHORT + 4096);
-	expect_event(ctx, &iocb, 4096, HERE);
-	ck_assert_uint_eq(holdfs_log_length(fs), 1);
-	close(file);
-	free_context(ctx);
+	io_prep_pread(&iocb, -1, buffer, sizeof(buffer), 0);
+	holdfs_expect_result(fs, HOLDFS_UNCACHED, &iocb, words, 1, 4096);
 	holdfs_unmount(fs);
 }
 
 /* The server refuses for a reason of its own. */
 CASE(a_server_may_refuse_a_write_with_the_same_error)
 {
-	struct holdfs *fs;
-	io_context_t ctx;
+	static const int words[] = { EINVAL, EINVAL };
 	static char buffer[5001];
+	struct holdfs *fs;
 	struct iocb iocb;
-	int file;
 
 	if (!on_offloaded())
 		SKIP("a write that waits for a server waits in io_submit");
 	fs = holdfs_mount(1, FILE_BYTES);
 	if (!fs)
 		SKIP("no FUSE here");
-	ctx = new_context(8);
-	file = holdfs_open(fs, 0, O_RDWR);
-	holdfs_hold(fs, HOLDFS_WRITE);
-	io_prep_pwrite(&iocb, file, buffer, sizeof(buffer), 513);
-	expect_submitted(ctx, &iocb, HERE);
-	for (unsigned nth = 0; nth < 2; nth++)
-		holdfs_release(fs, holdfs_wait_arrived(fs, HOLDFS_WRITE, nth), EINVAL);
-	expect_event(ctx, &iocb, -EINVAL, HERE);
-	close(file);
-	free_context(ctx);
+	io_prep_pwrite(&iocb, -1, buffer, sizeof(buffer), 513);
+	holdfs_expect_result(fs, 0, &iocb, words, 2, -EINVAL);
 	holdfs_unmount(fs);
 }
 
