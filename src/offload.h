@@ -89,6 +89,12 @@ TA_HIDDEN bool ta_transfer_is_write(const struct ta_operation *operation);
 TA_HIDDEN void ta_transfer_skip(struct ta_operation *operation, size_t bytes);
 TA_HIDDEN size_t ta_transfer_left(const struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_on_socket(struct ta_operation *operation, int fd);
+TA_HIDDEN long ta_transfer_parts(const struct ta_operation *operation, int fd,
+				 const struct iovec *vector, unsigned count, int64_t offset,
+				 int flags);
+TA_HIDDEN long ta_transfer_rest(const struct ta_operation *operation, int fd, int flags);
+TA_HIDDEN long ta_transfer_take_priority(const struct ta_operation *operation);
+TA_HIDDEN void ta_transfer_give_priority_back(long before);
 TA_HIDDEN bool ta_transfer_may_bounce(const struct ta_operation *operation);
 TA_HIDDEN bool ta_transfer_may_begin_anew(const struct ta_operation *operation);
 TA_HIDDEN long ta_transfer_write_anew(struct ta_operation *operation, int fd);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The slow halves of sys.h: sleeping for a lock, sleeping on a word, pages, threads.
+ * The slow halves of sys.h: sleeping for a lock, sleeping on a word, pages, threads, descriptors.
  *
  * Memory comes from mmap and not from malloc: a request may be submitted by a signal handler that
  * interrupted malloc, and a child after _Fork has no usable heap.
@@ -121,4 +121,16 @@ uint64_t ta_descriptor_limit(void)
 
 	(void)ta_resource_limit(RLIMIT_NOFILE, &limit);
 	return limit;
+}
+
+int ta_fetch_descriptor(int thread, unsigned flags, int number)
+{
+	long handle = ta_syscall2(SYS_pidfd_open, thread, flags);
+	long fd;
+
+	if (handle < 0)
+		return (int)handle;
+	fd = ta_syscall3(SYS_pidfd_getfd, handle, number, 0);
+	ta_syscall1(SYS_close, handle);
+	return (int)fd;
 }

@@ -243,18 +243,14 @@ void ta_threads_receive_all(struct ta_threads *threads)
 /* A table with the receiving end of the socket and nothing else. */
 bool ta_threads_take_empty_table(struct ta_threads *threads)
 {
-	long process_fd, number;
+	int number;
 
 	if (ta_syscall3(SYS_close_range, 0, UINT32_MAX, CLOSE_RANGE_UNSHARE) < 0)
 		return false;
-	process_fd = ta_syscall2(SYS_pidfd_open, getpid(), 0);
-	number = process_fd < 0 ? process_fd
-				: ta_syscall3(SYS_pidfd_getfd, process_fd, threads->receiver, 0);
-	if (process_fd >= 0)
-		ta_syscall1(SYS_close, process_fd);
+	number = ta_fetch_descriptor(getpid(), 0, threads->receiver);
 	if (number < 0)
 		return false;
-	threads->receiver = (int)number;
+	threads->receiver = number;
 	return true;
 }
 

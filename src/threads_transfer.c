@@ -9,9 +9,6 @@
 #include <poll.h>
 #include <sys/stat.h>
 
-#ifndef RWF_HIPRI
-#define RWF_HIPRI 0x00000001
-#endif
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
 #endif
@@ -23,36 +20,9 @@
 #define PIPE_CHUNK 4096
 #define CHUNK_PARTS 16
 
-static long read_or_write(const struct ta_operation *operation, int number,
-			  const struct iovec *vector, unsigned count, int64_t offset, int flags)
-{
-	long result;
-
-	do
-		result = ta_file_transfer(ta_transfer_is_write(operation), number, vector, count,
-					  offset, flags & ~RWF_HIPRI);
-	while (result == -EINTR);
-	return result;
-}
-
-/* What is left of the vector, by position; by the file's own where it has none to be given. */
-static long transfer_rest(struct ta_operation *operation, int number, int flags)
-{
-	const struct iovec *vector = operation->vector + operation->vector_skipped;
-	unsigned count = operation->vector_count - operation->vector_skipped;
-	int64_t offset = operation->offset + (int64_t)operation->transferred;
-	long result;
-
-	if (operation->is_stream)
-		return read_or_write(operation, number, vector, count, -1, flags);
-	result = read_or_write(operation, number, vector, count, offset, flags);
-	return result == -ESPIPE ? read_or_write(operation, number, vector, count, -1, flags)
-				 : result;
-}
-
 static long transfer_at_position(struct ta_operation *operation, int number)
 {
-	long result = transfer_rest(operation, number, operation->flags);
+	long result = ta_transfer_rest(operation, number, operation->flags);
 	struct iovec aligned;
 
 	if (result == -EINVAL && ta_threads_get()->owns_table &&
@@ -61,10 +31,10 @@ static long transfer_at_position(struct ta_operation *operation, int number)
 	if (result == -EINVAL && ta_transfer_may_bounce(operation) &&
 	    ta_transfer_bounce(operation)) {
 		aligned = (struct iovec){ operation->bounce, operation->bounce_bytes };
-		result = read_or_write(operation, number, &aligned, 1,
-				       operation->offset + (int64_t)operation->transferred -
-					       (int64_t)operation->bounce_skip,
-				       0);
+		result = ta_transfer_parts(operation, number, &aligned, 1,
+					   operation->offset + (int64_t)operation->transferred -
+						   (int64_t)operation->bounce_skip,
+					   0);
 		result = ta_transfer_unbounce(operation, result);
 	}
 	return result;
@@ -98,15 +68,15 @@ static long transfer_when_ready(struct ta_operation *operation, int number, uint
 	/* Nothing is read from an empty stream, too. */
 	if (operation->nonblocking ||
 	    (!ta_transfer_is_write(operation) && ta_transfer_left(operation) == 0))
-		return transfer_rest(operation, number, 0);
+		return ta_transfer_rest(operation, number, 0);
 	if (ta_file_poll(number, events) == 0)
 		return -EAGAIN;
 	if (!ta_transfer_is_write(operation))
-		return transfer_rest(operation, number, 0);
+		return ta_transfer_rest(operation, number, 0);
 	if (ta_file_identify(number, &identity) < 0 || S_ISCHR(identity.mode))
 		chunk = TERMINAL_CHUNK;
 	count = first_bytes(operation, chunk, parts);
-	return read_or_write(operation, number, parts, count, -1, 0);
+	return ta_transfer_parts(operation, number, parts, count, -1, 0);
 }
 
 /* One attempt, which does not wait. */
@@ -118,7 +88,7 @@ static long transfer_on_stream(struct ta_operation *operation, int number, uint1
 		return operation->refusal;
 	if (operation->is_socket)
 		return ta_transfer_on_socket(operation, number);
-	result = transfer_rest(operation, number, operation->flags | RWF_NOWAIT);
+	result = ta_transfer_rest(operation, number, operation->flags | RWF_NOWAIT);
 	if (result == -EOPNOTSUPP)
 		return transfer_when_ready(operation, number, events);
 	return result;
@@ -149,18 +119,13 @@ bool ta_threads_carry_out_stream(struct ta_threads *threads, struct ta_operation
 
 long ta_threads_carry_out_file(struct ta_operation *operation, int number)
 {
-	const long which_process = 1, this_thread = 0;
-	long before = 0, result;
+	long before, result;
 
 	if (operation->is_sync)
 		return ta_syscall1(operation->sync->group_data_only ? SYS_fdatasync : SYS_fsync,
 				   number);
-	if (operation->io_priority) {
-		before = ta_syscall2(SYS_ioprio_get, which_process, this_thread);
-		ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
-	}
+	before = ta_transfer_take_priority(operation);
 	result = transfer_at_position(operation, number);
-	if (operation->io_priority && before >= 0)
-		ta_syscall3(SYS_ioprio_set, which_process, this_thread, before);
+	ta_transfer_give_priority_back(before);
 	return result;
 }

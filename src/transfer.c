@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The arithmetic of reads and writes that are carried out in parts, for both offloaders. */
+/* Reads and writes that are carried out in parts: what both offloaders do with them. */
 #include "offload.h"
 
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <string.h>
 #include <sys/socket.h>
+
+#ifndef RWF_HIPRI
+#define RWF_HIPRI 0x00000001
+#endif
 
 /* Enough for O_DIRECT on any device; and the most that is read so. */
 #define BOUNCE_ALIGNMENT 4096u
@@ -78,17 +81,53 @@ bool ta_transfer_may_begin_anew(const struct ta_operation *operation)
 	return may_meet_flag(operation) && ta_transfer_is_write(operation);
 }
 
-static long write_rest(const struct ta_operation *operation, int fd)
+/* By a system call of this thread, which nothing interrupts for good. */
+long ta_transfer_parts(const struct ta_operation *operation, int fd, const struct iovec *vector,
+		       unsigned count, int64_t offset, int flags)
 {
 	long result;
 
 	do
-		result = ta_file_transfer(true, fd, operation->vector + operation->vector_skipped,
-					  operation->vector_count - operation->vector_skipped,
-					  operation->offset + (int64_t)operation->transferred,
-					  operation->flags & ~RWF_HIPRI);
+		result = ta_file_transfer(ta_transfer_is_write(operation), fd, vector, count,
+					  offset, flags & ~RWF_HIPRI);
 	while (result == -EINTR);
 	return result;
+}
+
+/* What is left of the vector, by position; by the file's own where it has none to be given. */
+long ta_transfer_rest(const struct ta_operation *operation, int fd, int flags)
+{
+	const struct iovec *vector = operation->vector + operation->vector_skipped;
+	unsigned count = operation->vector_count - operation->vector_skipped;
+	int64_t offset = operation->offset + (int64_t)operation->transferred;
+	long result;
+
+	if (operation->is_stream)
+		return ta_transfer_parts(operation, fd, vector, count, -1, flags);
+	result = ta_transfer_parts(operation, fd, vector, count, offset, flags);
+	return result == -ESPIPE ? ta_transfer_parts(operation, fd, vector, count, -1, flags)
+				 : result;
+}
+
+/* The operation's I/O priority for this thread.  For giving back: what it had; -1 if it keeps it. */
+long ta_transfer_take_priority(const struct ta_operation *operation)
+{
+	const long which_process = 1, this_thread = 0;
+	long before;
+
+	if (!operation->io_priority)
+		return -1;
+	before = ta_syscall2(SYS_ioprio_get, which_process, this_thread);
+	ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
+	return before;
+}
+
+void ta_transfer_give_priority_back(long before)
+{
+	const long which_process = 1, this_thread = 0;
+
+	if (before >= 0)
+		ta_syscall3(SYS_ioprio_set, which_process, this_thread, before);
 }
 
 /* Does the opening do with a write what the one did that it was submitted with? */
@@ -111,13 +150,13 @@ long ta_transfer_write_anew(struct ta_operation *operation, int fd)
 	int buffered;
 
 	if (is_as_submitted(operation, fd))
-		result = write_rest(operation, fd);
+		result = ta_transfer_rest(operation, fd, operation->flags);
 	if (result != -EINVAL || is_as_submitted(operation, fd))
 		return result;
 	buffered = ta_file_reopen_buffered(fd, operation->hold->file_flags);
 	if (buffered < 0)
 		return -EINVAL;
-	result = write_rest(operation, buffered);
+	result = ta_transfer_rest(operation, buffered, operation->flags);
 	ta_syscall1(SYS_close, buffered);
 	return result;
 }

@@ -31,13 +31,8 @@
 static int fetch(const struct ta_hold *hold, int ring_thread)
 {
 	struct ta_file_identity identity;
-	long thread = ta_syscall2(SYS_pidfd_open, ring_thread, PIDFD_THREAD);
-	int fd;
+	int fd = ta_fetch_descriptor(ring_thread, PIDFD_THREAD, hold->descriptor);
 
-	if (thread < 0)
-		return (int)thread;
-	fd = (int)ta_syscall3(SYS_pidfd_getfd, thread, hold->descriptor, 0);
-	ta_syscall1(SYS_close, thread);
 	if (fd < 0)
 		return fd;
 	if (ta_file_identify(fd, &identity) == 0 && identity.inode == hold->identity.inode &&
@@ -49,17 +44,14 @@ static int fetch(const struct ta_hold *hold, int ring_thread)
 
 static long rewrite(struct ta_operation *operation, int ring_thread)
 {
-	const long which_process = 1, this_thread = 0;
-	long usual = ta_syscall2(SYS_ioprio_get, which_process, this_thread), result;
 	int fd = fetch(operation->hold, ring_thread);
+	long before, result;
 
 	if (fd < 0)
 		return -EINVAL;
-	if (operation->io_priority)
-		ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
+	before = ta_transfer_take_priority(operation);
 	result = ta_transfer_write_anew(operation, fd);
-	if (operation->io_priority && usual >= 0)
-		ta_syscall3(SYS_ioprio_set, which_process, this_thread, usual);
+	ta_transfer_give_priority_back(before);
 	ta_syscall1(SYS_close, fd);
 	return result;
 }
