@@ -285,7 +285,7 @@ struct ta_operation {
 	int flags; /* aio_rw_flags */
 	uint16_t io_priority;
 	int64_t offset;
-	size_t bytes; /* from there, done or not; constant from its queueing on */
+	size_t bytes; /* from there, done or not */
 	size_t transferred; /* by earlier parts of it */
 	struct iovec *vector;
 	struct iovec *vector_memory; /* where it does not fit inline_vector */
@@ -356,11 +356,12 @@ struct ta_process {
 	uint32_t assist_count; /* offload_lock */
 	_Atomic uint32_t assist_word; /* changes when assist_queue grows */
 
-	bool has_messenger; /* offload_lock */
-	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
 	struct ta_operation *rewrites_head; /* see uring_rewrite.c; offload_lock */
 	struct ta_operation *rewrites_tail; /* offload_lock */
 	unsigned rewriters; /* threads of it; offload_lock */
+
+	bool has_messenger; /* offload_lock */
+	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
 	bool message_assist; /* assistants are to be started; offload_lock */
 	struct ta_context *message_head; /* contexts with waiters to be woken; offload_lock */
 	struct ta_operation *message_signals; /* whose eventfds have numbers alone; offload_lock */

@@ -242,8 +242,7 @@ static struct ta_operation *next_operation(struct ta_uring *uring, bool *abandon
  */
 static bool goes_on(const struct ta_operation *operation)
 {
-	return !operation->nonblocking &&
-	       (operation->is_device || (operation->is_stream && ta_transfer_is_write(operation)));
+	return operation->is_device || (operation->is_stream && ta_transfer_is_write(operation));
 }
 
 /* The refused request once more, so that the flag does not matter: 0, or a negative errno. */
@@ -281,8 +280,9 @@ static bool issue_rest(struct ta_uring *uring, struct ta_operation *operation, i
 static bool continues(struct ta_uring *uring, struct ta_operation *operation, int result)
 {
 	operation->is_rest = false;
-	if (result == -EAGAIN && !operation->nonblocking && !operation->retried &&
-	    !operation->is_rewritten) {
+	if (operation->nonblocking)
+		return false;
+	if (result == -EAGAIN && !operation->retried && !operation->is_rewritten) {
 		/*
 		 * XFS says so for blocking files, and sockets after many wake-ups.  A kernel thread
 		 * may wait: what it says is the answer.
@@ -293,7 +293,7 @@ static bool continues(struct ta_uring *uring, struct ta_operation *operation, in
 	}
 	if (result <= 0)
 		return false;
-	operation->is_rest = !operation->nonblocking && ta_transfer_may_be_cut(operation, result);
+	operation->is_rest = ta_transfer_may_be_cut(operation, result);
 	return (operation->is_rest || goes_on(operation)) && issue_rest(uring, operation, result);
 }
 

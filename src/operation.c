@@ -107,6 +107,7 @@ static void cut_vector(struct ta_operation *operation)
 			operation->vector[i].iov_len = left;
 		left -= operation->vector[i].iov_len;
 	}
+	operation->bytes = TA_TRANSFER_MAX - left;
 }
 
 static int copy_vector(struct ta_operation *operation, const struct iocb *iocb)
@@ -158,7 +159,7 @@ static int copy_buffers(struct ta_operation *operation, const struct iocb *iocb)
 
 static int check_offset(const struct ta_operation *operation)
 {
-	int64_t bytes = (int64_t)ta_transfer_left(operation), end;
+	int64_t bytes = (int64_t)operation->bytes, end;
 
 	return operation->offset < 0 || __builtin_add_overflow(operation->offset, bytes, &end)
 		       ? -EINVAL
@@ -646,7 +647,6 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	bool runs = true;
 
 	operation->state = state;
-	operation->bytes = ta_transfer_left(operation);
 	if (ta_transfer_is_write(operation) || operation->is_sync)
 		atomic_fetch_add(&ta_process()->owed_at_exit, 1);
 	else if (operation->opcode != IO_CMD_POLL)
