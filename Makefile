@@ -74,7 +74,6 @@ IS_CLANG	:= $(findstring clang,$(CC))
 ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iinclude -pthread $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS	:= -pthread $(LDFLAGS)
 LIBRARY_CFLAGS	:= -fPIC -fvisibility=hidden
-LIBURING	= $(shell $(CC) $(ALL_CFLAGS) -print-file-name=liburing.a)
 # The library's assertions about itself: in unit tests and in sanitizer builds, not in what is installed.
 CHECKED		:= -DTA_ASSERTIONS
 
@@ -176,24 +175,24 @@ $(B)/obj/cli/%.o: cli/%.c $(BUILT_WITH)
 	$(NOT_STRICT)
 	$(Q)$(CC) $(ALL_CFLAGS) -DTRUEAIO_VERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
 
-# liburing is linked in and hidden: libaio.so.1 needs libc alone, and a program's own liburing never meets ours.
+# libaio.so.1 needs libc alone.
 $(B)/libaio.so.1: $(SHARED_OBJECTS) src/libaio.map $(B)/flags
 	@echo "  LD   $@"
 	$(Q)$(CC) -shared -Wl,-soname,libaio.so.1 -Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL \
-		-Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now $(NO_UNDEFINED) $(ALL_LDFLAGS) -o $@ $(SHARED_OBJECTS) $(LIBURING)
+		-Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now $(NO_UNDEFINED) $(ALL_LDFLAGS) -o $@ $(SHARED_OBJECTS)
 
 $(B)/libaio.so: $(B)/libaio.so.1
 	$(Q)ln -sf libaio.so.1 $@
 
-# Two objects, so that a program which takes its events by itself gets only the first (src/caller.c); it has liburing
-# inside. Global are the names that the shared library exports, and those by which the two refer to each other. No groups
+# Two objects, so that a program which takes its events by itself gets only the first (src/caller.c).
+# Global are the names that the shared library exports, and those by which the two refer to each other. No groups
 # are left, which a program's linker would take for its own (i386 has such functions, of the compiler's).
 ARCHIVED	:= $(B)/obj/libaio.o $(B)/obj/libaio_reap.o
 RELOCATABLE	+= -r -nostdlib -Wl,--force-group-allocation
 
 $(B)/libaio.a: $(STATIC_OBJECTS) $(B)/libaio.so.1 $(B)/flags
 	@echo "  AR   $@"
-	$(Q)$(CC) $(RELOCATABLE) -o $(B)/obj/libaio.o $(filter-out %/api_reap.o,$(STATIC_OBJECTS)) $(LIBURING)
+	$(Q)$(CC) $(RELOCATABLE) -o $(B)/obj/libaio.o $(filter-out %/api_reap.o,$(STATIC_OBJECTS))
 	$(Q)$(CC) $(RELOCATABLE) -o $(B)/obj/libaio_reap.o $(filter %/api_reap.o,$(STATIC_OBJECTS))
 	$(Q)$(NM) -D --defined-only $(B)/libaio.so.1 | awk '{ sub(/@.*/, "", $$3); print $$3 }' > $(B)/obj/global.symbols
 	$(Q)$(NM) $(ARCHIVED) | awk '/ [UV] ta_/ { print $$NF }' >> $(B)/obj/global.symbols
@@ -208,7 +207,7 @@ JSON_C		= $(if $(findstring /,$(shell $(CC) $(ALL_CFLAGS) -print-file-name=libjs
 $(patsubst cli/%.c,$(B)/obj/cli/%.o,$(wildcard cli/doctor*.c)): ALL_CFLAGS += -Isrc
 $(B)/trueaio: $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a
 	@echo "  LD   $@"
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a $(JSON_C) $(LIBURING)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(CLI_QUESTIONS) $(B)/libaio.a $(JSON_C)
 
 TEST_LDFLAGS	:= $(ALL_LDFLAGS) $(RUN_HERE)
 
@@ -217,7 +216,7 @@ $(B)/tests/unit/%: tests/unit/%.c $(UNIT_OBJECTS) $(BUILT_WITH)
 	$(COMPILE)
 	$(NOT_STRICT)
 	$(Q)$(CC) $(ALL_CFLAGS) -DTA_STATIC $(CHECKED) -Isrc -Itests $$($(PKG_CONFIG) --cflags check) -MMD -MP -MF $@.d \
-		-o $@ $< $(UNIT_OBJECTS) $(TEST_LDFLAGS) $(LIBURING) $$($(PKG_CONFIG) --libs check)
+		-o $@ $< $(UNIT_OBJECTS) $(TEST_LDFLAGS) $$($(PKG_CONFIG) --libs check)
 
 # Contract tests are programs like any other. So are the ones that they start (programs/) and the shared
 # objects that they load (objects/), which must import what they import and no test framework.
@@ -336,7 +335,7 @@ FUZZER_SOURCES	:= $(filter-out tests/fuzz/differential.c tests/fuzz/shrink.c tes
 
 $(B)/tests/fuzz/libfuzzer: $(FUZZER_SOURCES) $(SOURCES) tests/fuzz/fuzz.h $(wildcard src/*.h) $(BUILT_WITH)
 	$(COMPILE)
-	$(Q)clang -fsanitize=fuzzer $(filter-out -flto%,$(ALL_CFLAGS)) -DTA_STATIC $(CHECKED) -o $@ $(FUZZER_SOURCES) $(SOURCES) $(LIBURING)
+	$(Q)clang -fsanitize=fuzzer $(filter-out -flto%,$(ALL_CFLAGS)) -DTA_STATIC $(CHECKED) -o $@ $(FUZZER_SOURCES) $(SOURCES)
 
 fuzz-libfuzzer: $(B)/tests/fuzz/libfuzzer
 	@mkdir -p $(B)/corpus
@@ -370,7 +369,7 @@ bench:
 $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/flags
 	$(COMPILE)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LIBRARY_CFLAGS) -DTA_UNCHECKED_MEMORY -shared -Wl,-soname,libaio.so.1 \
-		-Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL $(ALL_LDFLAGS) -o $@ $(SOURCES) $(LIBURING)
+		-Wl,--version-script=src/libaio.map -Wl,--exclude-libs,ALL $(ALL_LDFLAGS) -o $@ $(SOURCES)
 
 # fio beside the system's library. ONLY='ext4-randread-4k-.*' selects cases, ENGINE=threads another engine than native;
 # ROUNDS is 7.

@@ -4,7 +4,7 @@
  * to do better.
  *
  * It finds out by the library's own probes, and says what the library would make of the answers
- * (set_up_native in api.c and choose in select.c).  It changes nothing: what the probes make is
+ * (set_up_native in api.c).  It changes nothing: what the probes make is
  * gone when it ends.
  */
 #include "doctor.h"
@@ -46,7 +46,7 @@ static const struct option options[] = {
 
 const char *engine_name(enum engine engine)
 {
-	static const char *const names[ENGINES] = { "auto", "native", "uring", "threads" };
+	static const char *const names[ENGINES] = { "auto", "native", "threads" };
 
 	return names[engine];
 }
@@ -58,13 +58,11 @@ static bool works(const struct ta_probe *probe)
 	return probe->reason == TA_PROBE_WORKS;
 }
 
-/* What the engine cannot do without; the io_uring has a thread of the library's. */
+/* What the engine cannot do without. */
 static const struct ta_probe *obstacle(const struct system_facts *system, enum engine engine)
 {
 	if (engine == ENGINE_NATIVE)
 		return works(&system->aio) ? NULL : &system->aio;
-	if (engine == ENGINE_URING && !works(&system->uring))
-		return &system->uring;
 	return works(&system->threads) ? NULL : &system->threads;
 }
 
@@ -96,9 +94,7 @@ static void consider_engines(struct system_facts *system)
 	for (enum engine engine = ENGINE_NATIVE; engine < ENGINES; engine++)
 		system->engines[engine] = outlook(system, engine);
 	system->engines[ENGINE_AUTO] = outlook_of_auto(system);
-	system->offloader = !system->engines[ENGINE_URING].cause     ? OFFLOADER_URING
-			    : !system->engines[ENGINE_THREADS].cause ? OFFLOADER_THREADS
-								     : OFFLOADER_NONE;
+	system->has_workers = !system->engines[ENGINE_THREADS].cause;
 }
 
 static enum engine engine_of(const char *name, bool *is_known)
@@ -143,7 +139,6 @@ static void look_at_system(struct system_facts *system)
 		snprintf(system->release, sizeof(system->release), "%s", name.release);
 	ta_probe_look(&system->evidence);
 	ta_probe_kernel_aio(&system->evidence, &system->aio);
-	ta_probe_uring(&system->evidence, &system->uring);
 	ta_probe_threads(&system->evidence, &system->threads);
 	ta_probe_table(&system->evidence, &system->table);
 	ta_probe_features(&system->features);
@@ -157,13 +152,11 @@ static void look_at_system(struct system_facts *system)
 size_t doctor_advice(const struct system_facts *system, const char **lines, size_t size,
 		     char texts[][TA_PROBE_TEXT_BYTES])
 {
-	const struct ta_probe *const probes[] = { &system->aio, &system->uring, &system->threads,
-						  &system->table };
+	const struct ta_probe *const probes[] = { &system->aio, &system->threads, &system->table };
 	size_t count = 0, i, j;
 
 	if (!system->engine_is_known)
-		lines[count++] = "Unset TRUEAIO_ENGINE, or set it to auto, native, uring or "
-				 "threads.";
+		lines[count++] = "Unset TRUEAIO_ENGINE, or set it to auto, native or threads.";
 	else if (system->engines[system->engine].cause && !system->engines[ENGINE_AUTO].cause)
 		lines[count++] = "Unset TRUEAIO_ENGINE: another engine works here.";
 	for (i = 0; i < sizeof(probes) / sizeof(probes[0]) && count < size; i++) {
@@ -178,9 +171,9 @@ size_t doctor_advice(const struct system_facts *system, const char **lines, size
 
 static void print_advice(const struct system_facts *system)
 {
-	char texts[4][TA_PROBE_TEXT_BYTES];
-	const char *lines[6];
-	size_t count = doctor_advice(system, lines, 6, texts);
+	char texts[3][TA_PROBE_TEXT_BYTES];
+	const char *lines[5];
+	size_t count = doctor_advice(system, lines, 5, texts);
 
 	printf("\n");
 	for (size_t i = 0; i < count; i++)
@@ -197,13 +190,6 @@ static void print_probe(const char *name, const struct ta_probe *probe)
 
 	ta_probe_sentence(probe, sentence, sizeof(sentence));
 	printf("%-12s %s.\n", name, sentence);
-}
-
-/* A ring is tried in a thread, and served by one. */
-static void print_uring(const struct ta_probe *uring)
-{
-	print_probe(uring->subject == TA_PROBE_THREADS ? "io_uring     has no thread:" : "io_uring",
-		    uring);
 }
 
 /* Of no interest where it works, or where there is no thread to have one. */
@@ -224,7 +210,6 @@ static void print_probes(const struct system_facts *system)
 {
 	printf("Linux %s, trueaio " TRUEAIO_VERSION "\n\n", system->release);
 	print_probe("kernel AIO", &system->aio);
-	print_uring(&system->uring);
 	print_probe("threads", &system->threads);
 	print_table(&system->table);
 }
@@ -240,7 +225,6 @@ static const char *subject_name(enum ta_probe_subject subject)
 {
 	static const char *const names[] = {
 		[TA_PROBE_KERNEL_AIO] = "kernel AIO",
-		[TA_PROBE_URING] = "io_uring",
 		[TA_PROBE_THREADS] = "threads",
 		[TA_PROBE_TABLE] = "descriptor tables",
 	};
@@ -250,11 +234,8 @@ static const char *subject_name(enum ta_probe_subject subject)
 
 static void print_engine(const struct system_facts *system, enum engine engine)
 {
-	static const char *const offloaders[] = {
-		[OFFLOADER_NONE] = "; what would wait, waits in io_submit",
-		[OFFLOADER_URING] = "; what would wait goes to an io_uring",
-		[OFFLOADER_THREADS] = "; what would wait goes to worker threads",
-	};
+	const char *waiting = system->has_workers ? "; what would wait goes to worker threads"
+						  : "; what would wait, waits in io_submit";
 	const struct engine_outlook *here = &system->engines[engine];
 	char sentence[TA_PROBE_TEXT_BYTES];
 
@@ -266,7 +247,7 @@ static void print_engine(const struct system_facts *system, enum engine engine)
 	} else if (engine == ENGINE_AUTO) {
 		printf("works, as %s\n", engine_name(here->served_by));
 	} else {
-		printf("works%s\n", engine == ENGINE_NATIVE ? offloaders[system->offloader] : "");
+		printf("works%s\n", engine == ENGINE_NATIVE ? waiting : "");
 	}
 }
 
@@ -322,12 +303,8 @@ static void print_features(const struct ta_features *features)
 	       yes_or_no(features->close_range_unshare), yes_or_no(features->unshare_files));
 }
 
-static void print_route(const struct system_facts *system, const char *what, enum route route)
+static void print_route(const char *what, enum route route)
 {
-	bool by_uring = system->engine == ENGINE_NATIVE ? system->offloader == OFFLOADER_URING
-							: system->engine == ENGINE_URING;
-	const char *offloader = by_uring ? "the io_uring" : "worker threads";
-
 	printf("  %-15s ", what);
 	switch (route) {
 	case ROUTE_NOT_KNOWN:
@@ -340,16 +317,16 @@ static void print_route(const struct system_facts *system, const char *what, enu
 		printf("kernel AIO\n");
 		break;
 	case ROUTE_TRIAL:
-		printf("kernel AIO with RWF_NOWAIT; what would wait, to %s\n", offloader);
+		printf("kernel AIO with RWF_NOWAIT; what would wait, to worker threads\n");
 		break;
-	case ROUTE_OFFLOADER:
-		printf("%s\n", offloader);
+	case ROUTE_WORKERS:
+		printf("worker threads\n");
 		break;
-	case ROUTE_OFFLOADER_IN_TURN:
-		printf("%s, one after the other\n", offloader);
+	case ROUTE_WORKERS_IN_TURN:
+		printf("worker threads, one after the other\n");
 		break;
 	case ROUTE_KERNEL_OR_HELD:
-		printf("kernel AIO; if held for earlier requests, %s\n", offloader);
+		printf("kernel AIO; if held for earlier requests, worker threads\n");
 		break;
 	case ROUTE_WAITING:
 		printf("kernel AIO inside io_submit, which waits\n");
@@ -388,12 +365,12 @@ static void print_file(const struct system_facts *system, const struct file_fact
 		return;
 	printf("  on the engine %s these go to:\n", engine_name(system->engine));
 	if (!S_ISDIR(file->mode))
-		print_route(system, "buffered reads", file->buffered_reads);
+		print_route("buffered reads", file->buffered_reads);
 	if (S_ISREG(file->mode) || S_ISBLK(file->mode))
-		print_route(system, "O_DIRECT reads", file->direct_reads);
+		print_route("O_DIRECT reads", file->direct_reads);
 	if (!S_ISDIR(file->mode))
-		print_route(system, "writes", file->writes);
-	print_route(system, "fsync", file->syncs);
+		print_route("writes", file->writes);
+	print_route("fsync", file->syncs);
 }
 
 static void print_text(const struct system_facts *system, const struct file_facts *files,

@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum engine { ENGINE_AUTO, ENGINE_NATIVE, ENGINE_URING, ENGINE_THREADS, ENGINES };
+enum engine { ENGINE_AUTO, ENGINE_NATIVE, ENGINE_THREADS, ENGINES };
 
 /* What would come of io_setup on an engine. */
 struct engine_outlook {
@@ -24,15 +24,13 @@ struct engine_outlook {
 	const struct ta_probe *cause; /* NULL: it works */
 };
 
-enum offloader { OFFLOADER_NONE, OFFLOADER_URING, OFFLOADER_THREADS };
-
 struct system_facts {
 	char release[128];
 	struct ta_evidence evidence;
 	struct ta_features features;
-	struct ta_probe aio, uring, threads, table;
+	struct ta_probe aio, threads, table;
 	struct engine_outlook engines[ENGINES];
-	enum offloader offloader; /* of native */
+	bool has_workers; /* for what native cannot do without waiting */
 	/* The environment; NULL: not set. */
 	const char *engine_variable, *threads_variable, *log_variable;
 	bool engine_is_known;
@@ -45,10 +43,10 @@ enum route {
 	ROUTE_NOT_KNOWN,
 	ROUTE_REFUSED, /* by the kernel, with an error */
 	ROUTE_KERNEL,
-	ROUTE_TRIAL, /* kernel AIO with RWF_NOWAIT, the rest by the offloader */
-	ROUTE_OFFLOADER,
-	ROUTE_OFFLOADER_IN_TURN, /* one request at a time */
-	ROUTE_KERNEL_OR_HELD, /* an fsync: kernel AIO, or if it was held the offloader */
+	ROUTE_TRIAL, /* kernel AIO with RWF_NOWAIT, the rest by the workers */
+	ROUTE_WORKERS,
+	ROUTE_WORKERS_IN_TURN, /* one request at a time */
+	ROUTE_KERNEL_OR_HELD, /* an fsync: kernel AIO, or if it was held the workers */
 	ROUTE_WAITING, /* in io_submit, which waits */
 };
 

@@ -182,9 +182,9 @@ static void look_at_direct(int fd, struct file_facts *facts)
 
 /* ---- where requests go ----------------------------------------------------------------------- */
 
-static enum route with_offloader(const struct system_facts *system, enum route route)
+static enum route with_workers(const struct system_facts *system, enum route route)
 {
-	return system->offloader == OFFLOADER_NONE ? ROUTE_WAITING : route;
+	return system->has_workers ? route : ROUTE_WAITING;
 }
 
 static void route_on_kernel_aio(const struct system_facts *system, enum ta_file_class class,
@@ -192,31 +192,31 @@ static void route_on_kernel_aio(const struct system_facts *system, enum ta_file_
 {
 	facts->direct_reads = ROUTE_KERNEL;
 	facts->writes = ROUTE_KERNEL;
-	facts->syncs = system->offloader == OFFLOADER_NONE ? ROUTE_KERNEL : ROUTE_KERNEL_OR_HELD;
+	facts->syncs = system->has_workers ? ROUTE_KERNEL_OR_HELD : ROUTE_KERNEL;
 	switch (class) {
 	case TA_FILE_KERNEL:
 		facts->buffered_reads = ROUTE_KERNEL;
 		break;
 	case TA_FILE_DEVICE:
 	case TA_FILE_BUFFERED:
-		facts->buffered_reads = with_offloader(system, ROUTE_TRIAL);
+		facts->buffered_reads = with_workers(system, ROUTE_TRIAL);
 		break;
 	case TA_FILE_SLOW:
-		facts->buffered_reads = with_offloader(system, ROUTE_OFFLOADER);
+		facts->buffered_reads = with_workers(system, ROUTE_WORKERS);
 		break;
 	case TA_FILE_STREAM:
-		facts->buffered_reads = with_offloader(system, ROUTE_OFFLOADER_IN_TURN);
+		facts->buffered_reads = with_workers(system, ROUTE_WORKERS_IN_TURN);
 		facts->writes = facts->buffered_reads;
 		break;
 	}
 }
 
-static void route_on_offloader(enum ta_file_class class, struct file_facts *facts)
+static void route_on_workers(enum ta_file_class class, struct file_facts *facts)
 {
-	enum route route = class == TA_FILE_STREAM ? ROUTE_OFFLOADER_IN_TURN : ROUTE_OFFLOADER;
+	enum route route = class == TA_FILE_STREAM ? ROUTE_WORKERS_IN_TURN : ROUTE_WORKERS;
 
 	facts->buffered_reads = facts->direct_reads = facts->writes = route;
-	facts->syncs = ROUTE_OFFLOADER;
+	facts->syncs = ROUTE_WORKERS;
 }
 
 /* fd is -1 for what was not opened. */
@@ -226,7 +226,7 @@ static void route_requests(const struct system_facts *system, int fd, enum ta_fi
 	if (system->engine == ENGINE_NATIVE)
 		route_on_kernel_aio(system, class, facts);
 	else
-		route_on_offloader(class, facts);
+		route_on_workers(class, facts);
 	if (ta_file_cannot_sync(fd, facts->mode))
 		facts->syncs = ROUTE_REFUSED;
 	if (facts->takes_direct == 0 || (!S_ISREG(facts->mode) && !S_ISBLK(facts->mode)))

@@ -108,32 +108,11 @@ static struct json_object *probe_object(const struct ta_probe *probe)
 	return object;
 }
 
-static struct json_object *uring_object(const struct ta_probe *probe)
-{
-	struct json_object *object = probe_object(probe);
-	struct json_object *missing = json_object_new_array();
-	unsigned bits = probe->missing;
-	const char *name;
-
-	while ((name = ta_probe_missing_name(&bits)) != NULL)
-		json_object_array_add(missing, text_object(name));
-	add(object, "missing", missing);
-	return object;
-}
-
-static const char *offloader_name(enum offloader offloader)
-{
-	return offloader == OFFLOADER_URING	? "io_uring"
-	       : offloader == OFFLOADER_THREADS ? "threads"
-						: NULL;
-}
-
 /* The member of the whole object that tells more. */
 static const char *subject_key(enum ta_probe_subject subject)
 {
 	static const char *const keys[] = {
 		[TA_PROBE_KERNEL_AIO] = "kernel_aio",
-		[TA_PROBE_URING] = "io_uring",
 		[TA_PROBE_THREADS] = "threads",
 		[TA_PROBE_TABLE] = "descriptor_tables",
 	};
@@ -155,7 +134,7 @@ static struct json_object *engines_object(const struct system_facts *system)
 		add_text(object, "lacks",
 			 outlook->cause ? subject_key(outlook->cause->subject) : NULL);
 		add_text(object, "engine", outlook->cause ? NULL : engine_name(outlook->served_by));
-		add_text(object, "offloader", is_native ? offloader_name(system->offloader) : NULL);
+		add_text(object, "offloader", is_native && system->has_workers ? "threads" : NULL);
 		add(engines, engine_name(engine), object);
 	}
 	return engines;
@@ -190,9 +169,6 @@ static struct json_object *features_object(const struct ta_features *features)
 /* Who has the request in its hands, one after the other; null: not known, []: refused. */
 static struct json_object *route_object(const struct system_facts *system, enum route route)
 {
-	const char *offloader = system->engine == ENGINE_NATIVE	 ? offloader_name(system->offloader)
-				: system->engine == ENGINE_URING ? "io_uring"
-								 : "threads";
 	struct json_object *steps;
 
 	if (route == ROUTE_NOT_KNOWN || !engine_outlook_is_good(system))
@@ -204,9 +180,9 @@ static struct json_object *route_object(const struct system_facts *system, enum 
 		json_object_array_add(steps, text_object("kernel_aio_nowait"));
 	if (route == ROUTE_WAITING)
 		json_object_array_add(steps, text_object("io_submit"));
-	if (route == ROUTE_TRIAL || route == ROUTE_KERNEL_OR_HELD || route == ROUTE_OFFLOADER ||
-	    route == ROUTE_OFFLOADER_IN_TURN)
-		json_object_array_add(steps, text_object(offloader));
+	if (route == ROUTE_TRIAL || route == ROUTE_KERNEL_OR_HELD || route == ROUTE_WORKERS ||
+	    route == ROUTE_WORKERS_IN_TURN)
+		json_object_array_add(steps, text_object("threads"));
 	return steps;
 }
 
@@ -249,9 +225,9 @@ static struct json_object *file_object(const struct system_facts *system,
 static struct json_object *advice_object(const struct system_facts *system)
 {
 	struct json_object *array = json_object_new_array();
-	char texts[4][TA_PROBE_TEXT_BYTES];
-	const char *lines[6];
-	size_t count = doctor_advice(system, lines, 6, texts);
+	char texts[3][TA_PROBE_TEXT_BYTES];
+	const char *lines[5];
+	size_t count = doctor_advice(system, lines, 5, texts);
 
 	for (size_t i = 0; i < count; i++)
 		json_object_array_add(array, text_object(lines[i]));
@@ -263,8 +239,6 @@ static void add_evidence(struct json_object *object, const struct ta_evidence *e
 	add_count(object, "seccomp_mode", evidence->seccomp_mode);
 	add_count(object, "aio_nr", evidence->aio_nr);
 	add_count(object, "aio_max_nr", evidence->aio_max_nr);
-	add_count(object, "io_uring_disabled", evidence->uring_disabled);
-	add_count(object, "io_uring_group", evidence->uring_group);
 }
 
 bool doctor_print_json(const struct system_facts *system, const struct file_facts *files,
@@ -278,7 +252,6 @@ bool doctor_print_json(const struct system_facts *system, const struct file_fact
 	add_text(object, "kernel", system->release);
 	add_evidence(object, &system->evidence);
 	add(object, "kernel_aio", probe_object(&system->aio));
-	add(object, "io_uring", uring_object(&system->uring));
 	add(object, "threads", probe_object(&system->threads));
 	add(object, "descriptor_tables", probe_object(&system->table));
 	add(object, "engines", engines_object(system));

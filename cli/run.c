@@ -38,7 +38,7 @@
 /* What both variables separate paths with, and the dynamic linker's own variables ($ORIGIN). */
 #define LINKER_SPECIALS ":; $"
 
-static const char *const engines[] = { "auto", "native", "uring", "threads" };
+static const char *const engines[] = { "auto", "native", "threads" };
 
 const char run_usage[] =
 	"Usage: trueaio run [--engine ENGINE] [--log FILE] [--] PROGRAM [ARGUMENT...]\n"
@@ -46,8 +46,8 @@ const char run_usage[] =
 	"Starts PROGRAM on trueaio's libaio.so.1, with everything that it starts in turn.\n"
 	"\n"
 	"Options:\n"
-	"  -e, --engine ENGINE  what serves its requests: auto (as without this option), native,\n"
-	"                       uring or threads; trueaio(7) explains them\n"
+	"  -e, --engine ENGINE  what serves its requests: auto (as without this option), native\n"
+	"                       or threads; trueaio(7) explains them\n"
 	"  -l, --log FILE       the library appends a line for each notable decision to FILE\n"
 	"  -h, --help           print this text\n"
 	"  -V, --version        print the version\n"
@@ -184,7 +184,7 @@ static bool set_engine(const char *name)
 		if (strcmp(engines[i], name) == 0)
 			return setenv("TRUEAIO_ENGINE", name, 1) == 0;
 	}
-	report_error(0, "no engine \"%s\"; there are auto, native, uring and threads", name);
+	report_error(0, "no engine \"%s\"; there are auto, native and threads", name);
 	return false;
 }
 

@@ -40,7 +40,6 @@ static TA_COLD int refuse_for_reason(const char *engine,
 {
 	static const char *const subjects[] = {
 		[TA_PROBE_KERNEL_AIO] = "kernel AIO",
-		[TA_PROBE_URING] = "io_uring",
 		[TA_PROBE_THREADS] = "threads",
 	};
 	char reason[256], line[512];
@@ -98,19 +97,15 @@ static int set_up_as_asked(struct ta_process *process, int nr_events, bool passt
 	if (engine == TA_ENGINE_UNKNOWN)
 		return refuse_engine(
 			"trueaio: TRUEAIO_ENGINE names an engine that this library does not have; "
-			"use auto, native, uring or threads, or unset it\n");
+			"use auto, native or threads, or unset it\n");
 	if (engine == TA_ENGINE_AUTO || engine == TA_ENGINE_NATIVE)
 		return set_up_native(process, nr_events, passthrough, made);
 	if (passthrough)
-		return refuse_engine(
-			"trueaio: TRUEAIO_ENGINE cannot be uring or threads for this program: "
-			"it takes its events from the kernel's ring by itself; "
-			"use auto or native\n");
+		return refuse_engine("trueaio: TRUEAIO_ENGINE cannot be threads for this program: "
+				     "it takes its events from the kernel's ring by itself; "
+				     "use auto or native\n");
 	result = set_up_offloaded(process, nr_events, made);
-	if (result != -ENOSYS)
-		return result;
-	return engine == TA_ENGINE_URING ? refuse_for_reason("uring", ta_probe_uring)
-					 : refuse_for_reason("threads", ta_probe_threads);
+	return result == -ENOSYS ? refuse_for_reason("threads", ta_probe_threads) : result;
 }
 
 static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
@@ -276,14 +271,6 @@ int ta_io_queue_wait_0_1(io_context_t ctx, const struct timespec *timeout)
 
 /* ---- what serves a context ------------------------------------------------------------------- */
 
-static const char *process_engine(struct ta_process *process)
-{
-	const struct ta_offloader *offloader = atomic_load(&process->offloader);
-
-	/* None any more: the program has closed what it needs. */
-	return offloader ? offloader->name : "none";
-}
-
 TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 {
 	struct ta_process *process;
@@ -301,7 +288,8 @@ TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 		engine = "native-passthrough";
 		break;
 	case TA_CONTEXT_OFFLOADED:
-		engine = process_engine(process);
+		/* None any more: the program has closed what they need. */
+		engine = ta_offload_is_there() ? "threads" : "none";
 		break;
 	default:
 		engine = "native";

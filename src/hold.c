@@ -32,15 +32,14 @@ static struct ta_hold **bucket_of(struct ta_process *process, int fd,
 }
 
 /* offload_lock is held. */
-static struct ta_hold *find(struct ta_process *process, const struct ta_offloader *offloader,
-			    int fd, const struct ta_file_identity *identity, long file_flags)
+static struct ta_hold *find(struct ta_process *process, int fd,
+			    const struct ta_file_identity *identity, long file_flags)
 {
 	struct ta_hold *hold;
 
 	for (hold = *bucket_of(process, fd, identity); hold; hold = hold->next)
 		if (hold->descriptor == fd && hold->identity.inode == identity->inode &&
-		    hold->identity.device == identity->device && hold->file_flags == file_flags &&
-		    hold->offloader == offloader)
+		    hold->identity.device == identity->device && hold->file_flags == file_flags)
 			return hold;
 	return NULL;
 }
@@ -53,7 +52,7 @@ static void put_back(struct ta_process *process, struct ta_hold *hold)
 }
 
 /* A hold of one's own: 0, -EBADF, -ENFILE or -EAGAIN. */
-int ta_hold_take_alone(const struct ta_offloader *offloader, int fd, struct ta_hold **taken)
+int ta_hold_take_alone(int fd, struct ta_hold **taken)
 {
 	struct ta_process *process = ta_process();
 	struct ta_hold *hold;
@@ -64,12 +63,12 @@ int ta_hold_take_alone(const struct ta_offloader *offloader, int fd, struct ta_h
 	ta_unlock(&process->offload_lock);
 	if (!hold)
 		return -EAGAIN;
-	file = offloader->capture(fd);
+	file = ta_threads_capture(fd);
 	if (file < 0) {
 		put_back(process, hold);
 		return file;
 	}
-	*hold = (struct ta_hold){ .offloader = offloader, .file = file, .users = 1 };
+	*hold = (struct ta_hold){ .file = file, .users = 1 };
 	*taken = hold;
 	return 0;
 }
@@ -91,17 +90,17 @@ static bool may_be_shared(const struct ta_file_identity *identity)
 /*
  * A hold of the open file behind fd, shared where there is one.  0, -EBADF, -ENFILE or -EAGAIN.
  */
-int ta_hold_take(const struct ta_offloader *offloader, int fd,
-		 const struct ta_file_identity *identity, long file_flags, struct ta_hold **taken)
+int ta_hold_take(int fd, const struct ta_file_identity *identity, long file_flags,
+		 struct ta_hold **taken)
 {
 	struct ta_process *process = ta_process();
 	struct ta_hold *hold, **bucket;
 	int result;
 
 	if (!may_be_shared(identity))
-		return ta_hold_take_alone(offloader, fd, taken);
+		return ta_hold_take_alone(fd, taken);
 	ta_lock(&process->offload_lock);
-	hold = find(process, offloader, fd, identity, file_flags);
+	hold = find(process, fd, identity, file_flags);
 	if (hold)
 		hold->users++;
 	ta_unlock(&process->offload_lock);
@@ -109,7 +108,7 @@ int ta_hold_take(const struct ta_offloader *offloader, int fd,
 		*taken = hold;
 		return 0;
 	}
-	result = ta_hold_take_alone(offloader, fd, taken);
+	result = ta_hold_take_alone(fd, taken);
 	if (result < 0)
 		return result;
 	hold = *taken;
@@ -151,6 +150,6 @@ void ta_hold_release(struct ta_hold *hold)
 
 	if (!hold || !leave(process, hold))
 		return;
-	hold->offloader->release(hold->file);
+	ta_threads_release(hold->file);
 	put_back(process, hold);
 }

@@ -6,22 +6,21 @@
  * kernel's completion ring.  A *slot* is storage for one request of a mediated context; its address
  * is what the kernel is given, so that every completion names its request exactly, whatever the
  * program does with its iocb meanwhile.  A *trial* is a buffered read sent with RWF_NOWAIT: a hit
- * is done, a *miss* goes on by the offloader.  An *operation* is a request that the library itself
+ * is done, a *miss* goes on by the workers.  An *operation* is a request that the library itself
  * carries out: offloaded, or an fsync that is *held*. An *epoch* counts the requests of one
  * descriptor between two barriers; a *sync* is an fsync that waits for epochs.  The *driver* is the
  * one thread of a context that waits in the kernel for its completions and moves them on.
  *
  * An *offloaded context* has no kernel AIO behind it: all its requests are operations.
  *
- * Threads.  Any thread of the program enters through api.c.  Of our own there are: the ring thread
- * (offload_uring.c) and its rewriters (uring_rewrite.c), or the keeper, the poller and the workers
- * (offload_threads.c), assistants that drive contexts in which something is owed while no caller is
- * inside (progress.c), retirers that pay the 30 ms of the kernel's io_destroy (context.c), and one
- * custodian a sync that is held in a pass-through context (custody.c).  All are started when first
- * needed.  The keeper's threads, the rewriters and the custodians have descriptor tables of their
- * own: to them the program's numbers, and those of our own wake-ups, mean nothing or something
- * else.  They are *foreign*, and the messenger (progress.c) does for them what takes a descriptor
- * of the program's table.
+ * Threads.  Any thread of the program enters through api.c.  Of our own there are: the keeper, the
+ * poller and the workers (offload_threads.c), assistants that drive contexts in which something is
+ * owed while no caller is inside (progress.c), retirers that pay the 30 ms of the kernel's
+ * io_destroy (context.c), and one custodian a sync that is held in a pass-through context
+ * (custody.c).  All are started when first needed.  The keeper's threads and the custodians have
+ * descriptor tables of their own: to them the program's numbers, and those of our own wake-ups,
+ * mean nothing or something else.  They are *foreign*, and the messenger (progress.c) does for them
+ * what takes a descriptor of the program's table.
  *
  * Locks, outermost first.  A thread that holds one takes only those below it, and never two
  * contexts' at once.
@@ -138,7 +137,7 @@ struct ta_descriptor {
 	int number;
 	uint8_t file_class;
 	bool is_direct; /* O_DIRECT made it TA_FILE_KERNEL */
-	uint8_t trial_pause; /* reads to send to the offloader without a trial */
+	uint8_t trial_pause; /* reads to send to the workers without a trial */
 	uint8_t trial_backoff; /* how many the next miss will send there */
 	int64_t tick_ns; /* when the class was read: a number may be closed and reused */
 	uint64_t checked_at; /* the batch in which it was last seen to be what it was */
@@ -230,8 +229,8 @@ struct ta_context {
 
 enum ta_operation_state {
 	TA_OPERATION_HELD, /* a sync whose epochs are not drained, or behind another */
-	TA_OPERATION_QUEUED, /* waits for the ring thread or a worker, or for its stream */
-	TA_OPERATION_RUNNING, /* in the io_uring, or a worker has taken it */
+	TA_OPERATION_QUEUED, /* waits for a worker, or for its stream */
+	TA_OPERATION_RUNNING, /* a worker has taken it */
 	TA_OPERATION_ENDED, /* its event is on the way */
 };
 
@@ -248,14 +247,13 @@ enum ta_operation_state {
 struct ta_operation {
 	struct ta_operation *next; /* in a batch, a stream or the pool */
 	struct ta_operation *previous; /* in a stream */
-	struct ta_operation *queue_next; /* in a queue of the offloader */
+	struct ta_operation *queue_next; /* in a queue of the workers */
 	struct ta_operation *queue_previous;
 	bool is_queued; /* there */
 	bool is_parked; /* taken by a worker, and waiting for its file to become ready */
 	bool abandon_wanted; /* to be cancelled as soon as can be */
 	struct ta_context *context;
 	struct ta_slot *slot;
-	const struct ta_offloader *offloader; /* who carries it out */
 	uint8_t state;
 	uint8_t opcode; /* IO_CMD_PREAD, PREADV, PWRITE, PWRITEV, FSYNC, FDSYNC, POLL */
 	uint16_t poll_events; /* of a POLL; of a parked stream: what it waits for */
@@ -264,16 +262,9 @@ struct ta_operation {
 	bool is_direct; /* O_DIRECT when it was submitted */
 	bool appends; /* a write whose place is the end of the file */
 	bool is_device; /* a character device with positions: gives all that is asked for */
-	bool retried; /* by a thread of the kernel that may wait */
-	bool is_rest; /* of a short count: asked for without waiting */
-	bool is_rewritten; /* see uring_rewrite.c; its result is ready_result */
 	bool cancelled; /* ends with -ECANCELED before it begins */
-	bool cancel_tried; /* while it ran: the io_uring was asked for it */
-	bool cancel_told; /* the ring thread has ended it so */
-	uint8_t interruptions; /* by the kernel, since it last got on */
 	bool is_sync;
 	bool is_stream; /* its file is one; stays set when it has left its stream */
-	bool is_pipe;
 	bool is_socket;
 	int refusal; /* what its file would say to it, known beforehand; 0: it is to be tried */
 	bool has_proxy;
@@ -326,9 +317,7 @@ enum ta_offload_state {
 
 #define TA_HOLD_BUCKETS 256
 
-struct ta_uring;
 struct ta_threads;
-struct ta_offloader;
 
 struct ta_process {
 	_Atomic uint32_t ready; /* 0: wiped or new, 1: being set up, 2: usable */
@@ -356,12 +345,7 @@ struct ta_process {
 	uint32_t assist_count; /* offload_lock */
 	_Atomic uint32_t assist_word; /* changes when assist_queue grows */
 
-	struct ta_operation *rewrites_head; /* see uring_rewrite.c; offload_lock */
-	struct ta_operation *rewrites_tail; /* offload_lock */
-	unsigned rewriters; /* threads of it; offload_lock */
-
 	bool has_messenger; /* offload_lock */
-	bool message_doorbell; /* the io_uring's is to be rung; offload_lock */
 	bool message_assist; /* assistants are to be started; offload_lock */
 	struct ta_context *message_head; /* contexts with waiters to be woken; offload_lock */
 	struct ta_operation *message_signals; /* whose eventfds have numbers alone; offload_lock */
@@ -373,10 +357,7 @@ struct ta_process {
 
 	_Atomic uint32_t offload_state; /* enum ta_offload_state */
 	_Atomic int64_t offload_retry_ns; /* when a refusal is put to the test again */
-	/* These are written before the state says that they are there. */
-	_Atomic(const struct ta_offloader *) offloader; /* for what is submitted from now on */
-	struct ta_uring *uring;
-	struct ta_threads *threads;
+	struct ta_threads *threads; /* written before the state says that they are there */
 
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
 };
@@ -410,7 +391,6 @@ static inline struct ta_process *ta_process(void)
 enum ta_engine {
 	TA_ENGINE_AUTO,
 	TA_ENGINE_NATIVE,
-	TA_ENGINE_URING,
 	TA_ENGINE_THREADS,
 	TA_ENGINE_UNKNOWN, /* TRUEAIO_ENGINE names none that there is */
 };
@@ -662,7 +642,6 @@ TA_HIDDEN bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *wo
 TA_HIDDEN void ta_assist_want(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN void ta_assist_start(void);
 TA_HIDDEN int ta_messenger_start(void);
-TA_HIDDEN void ta_message_doorbell(void);
 TA_HIDDEN void ta_message_bell(struct ta_context *context);
 TA_HIDDEN void ta_message_signal(struct ta_operation *operation);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The offloader on threads of our own, for machines that refuse io_uring.
+ * Threads of our own that carry out operations.
  *
  * The threads share a descriptor table that is not the program's, and in it are only the files that
  * operations refer to.  So an operation means the file of its io_submit whatever the program does
@@ -408,17 +408,17 @@ int ta_threads_open(struct ta_process *process)
 	threads->free_file = -1;
 	process->threads = threads;
 	if (ta_messenger_start() == 0 && start_with_own_table(threads)) {
-		ta_log("offloader: threads, %u at most", threads->limit);
+		ta_log("threads: %u at most", threads->limit);
 		return 0;
 	}
 	if (start_keeper(threads, stay_in_table)) {
-		ta_log("offloader: threads, %u at most, without a descriptor table of their own",
+		ta_log("threads: %u at most, without a descriptor table of their own",
 		       threads->limit);
 		return 0;
 	}
 	process->threads = NULL;
 	ta_pages_free(threads, bytes);
-	ta_log("offloader: no thread is to be had");
+	ta_log("threads: none is to be had");
 	return -EAGAIN;
 }
 
@@ -435,7 +435,7 @@ static void leave_to_keeper(struct ta_threads *threads, struct ta_operation *ope
 	ta_threads_wake_keeper(threads);
 }
 
-static void submit(struct ta_operation *operation)
+void ta_threads_submit(struct ta_operation *operation)
 {
 	struct ta_threads *threads = ta_threads_get();
 	struct ta_threads_file *file = ta_threads_file_of(threads, operation);
@@ -462,7 +462,7 @@ static bool withdraw(struct ta_threads *threads, struct ta_operation *operation)
 	return true;
 }
 
-static int cancel(struct ta_operation *operation)
+int ta_threads_cancel(struct ta_operation *operation)
 {
 	struct ta_threads *threads = ta_threads_get();
 	struct ta_process *process = ta_process();
@@ -482,7 +482,7 @@ static int cancel(struct ta_operation *operation)
 	return result;
 }
 
-static void abandon(struct ta_operation *operation)
+void ta_threads_abandon(struct ta_operation *operation)
 {
 	struct ta_threads *threads = ta_threads_get();
 	struct ta_process *process = ta_process();
@@ -497,7 +497,7 @@ static void abandon(struct ta_operation *operation)
 }
 
 /* At its maximum an eventfd is not writable, and readable as it should be. */
-static void signal_eventfd(struct ta_operation *operation)
+void ta_threads_signal(struct ta_operation *operation)
 {
 	struct ta_threads *threads = ta_threads_get();
 	int number = ta_threads_number(threads, &threads->files[operation->eventfd->file]);
@@ -507,13 +507,3 @@ static void signal_eventfd(struct ta_operation *operation)
 		ta_syscall3(SYS_write, number, &one, sizeof(one));
 	ta_complete_end(operation);
 }
-
-const struct ta_offloader ta_threads_offloader = {
-	.name = "threads",
-	.capture = ta_threads_capture,
-	.release = ta_threads_release,
-	.submit = submit,
-	.cancel = cancel,
-	.abandon = abandon,
-	.signal = signal_eventfd,
-};

@@ -4,9 +4,9 @@
  * wait for them.
  *
  * An operation is prepared inside io_submit (checked as the kernel would, vector copied, file
- * captured), started once its batch is accepted, and ended by the offloader.  It belongs to the
- * submitting thread until it is started, then to the offloader; offload_lock guards the pool and
- * the streams.
+ * captured), started once its batch is accepted, and ended by a worker.  It belongs to the
+ * submitting thread until it is started, then to the workers; offload_lock guards the pool and the
+ * streams.
  *
  * A *stream* is one direction of a pipe, socket or terminal.  Its operations run one at a time in
  * order of submission; a write to a blocking descriptor goes on until all of it is written.
@@ -372,7 +372,7 @@ void ta_operation_leave_stream(struct ta_operation *operation)
 	if (--stream->users == 0)
 		drop_empty_stream(process, stream);
 	if (successor && !successor->cancelled)
-		successor->offloader->submit(successor);
+		ta_threads_submit(successor);
 	else
 		ta_unlock(&process->offload_lock);
 }
@@ -405,7 +405,7 @@ static void forget_stream(struct ta_operation *operation)
 
 /* ---- prepare, start, discard ----------------------------------------------------------------- */
 
-/* Is the request one for the offloader, now that the file is looked at again? */
+/* Is the request one for the workers, now that the file is looked at again? */
 static bool is_ours(const struct ta_operation *operation, const struct ta_file_identity *identity,
 		    long file_flags)
 {
@@ -426,7 +426,6 @@ static void prepare_for_stream(struct ta_operation *operation,
 			       const struct ta_file_identity *identity, long file_flags)
 {
 	operation->is_stream = true;
-	operation->is_pipe = S_ISFIFO(identity->mode);
 	operation->is_socket = S_ISSOCK(identity->mode);
 	operation->nonblocking |= (file_flags & O_NONBLOCK) != 0;
 	/* As the kernel has it: pipes ignore an offset, sockets do not. */
@@ -488,8 +487,7 @@ static int capture_request(struct ta_operation *operation, const struct iocb *io
 		result = prepare_stream(operation, identity);
 	if (result < 0)
 		return result;
-	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
-			      &operation->hold);
+	result = ta_hold_take(iocb->aio_fildes, identity, file_flags, &operation->hold);
 	if (result == 0 && is_offloaded)
 		result = ta_eventfd_capture(operation, operation->resfd);
 	if (result == -ENFILE && !is_offloaded) {
@@ -526,15 +524,13 @@ static int prepare_poll(struct ta_operation *operation, const struct iocb *iocb,
 		operation->poll_events |= POLLRDNORM;
 	if (operation->poll_events & POLLOUT)
 		operation->poll_events |= POLLWRNORM;
-	result = ta_hold_take(operation->offloader, iocb->aio_fildes, identity, file_flags,
-			      &operation->hold);
+	result = ta_hold_take(iocb->aio_fildes, identity, file_flags, &operation->hold);
 	if (result == 0)
 		result = ta_eventfd_capture(operation, operation->resfd);
 	return result == -ENFILE ? -EAGAIN : result;
 }
 
-static struct ta_operation *new_operation(struct ta_context *context, struct ta_slot *slot,
-					  const struct ta_offloader *offloader)
+static struct ta_operation *new_operation(struct ta_context *context, struct ta_slot *slot)
 {
 	struct ta_operation *operation = ta_operation_alloc();
 	const struct iocb *iocb = &slot->iocb;
@@ -543,7 +539,6 @@ static struct ta_operation *new_operation(struct ta_context *context, struct ta_
 		return NULL;
 	operation->context = context;
 	operation->slot = slot;
-	operation->offloader = offloader;
 	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
 	operation->flags = (int)iocb->aio_rw_flags;
 	operation->offset = iocb->u.c.offset;
@@ -588,15 +583,14 @@ static int prepare_checked(struct ta_operation *operation, struct ta_slot *slot,
 int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 			 struct ta_operation **prepared)
 {
-	const struct ta_offloader *offloader = ta_offload_open();
 	struct ta_operation *operation;
 	bool operation_is_ours = true;
 	int result;
 
 	*prepared = NULL;
-	if (!offloader)
+	if (!ta_offload_open())
 		return context->mode == TA_CONTEXT_OFFLOADED ? -EAGAIN : 0;
-	operation = new_operation(context, slot, offloader);
+	operation = new_operation(context, slot);
 	if (!operation)
 		return -EAGAIN;
 	result = prepare_checked(operation, slot, &operation_is_ours);
@@ -625,13 +619,13 @@ void ta_operation_discard(struct ta_operation *operation)
 }
 
 /*
- * The proxy; where the kernel has no place for it, the offloader takes hold of the eventfd.  If
- * that fails, too, it is signalled by its number.
+ * The proxy; where the kernel has no place for it, the eventfd is held.  If that fails, too, it is
+ * signalled by its number.
  */
 static void arm_signal(struct ta_operation *operation)
 {
 	ta_proxy_arm(operation);
-	if (!operation->has_proxy && operation->offloader)
+	if (!operation->has_proxy)
 		(void)ta_eventfd_capture(operation, operation->resfd);
 }
 
@@ -678,7 +672,7 @@ bool ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 void ta_operation_submit(struct ta_operation *operation)
 {
 	ta_lock(&ta_process()->offload_lock);
-	operation->offloader->submit(operation);
+	ta_threads_submit(operation);
 }
 
 /*
@@ -762,7 +756,7 @@ void ta_operation_finish(struct ta_operation *operation, long result)
 	settle_counts(ta_process(), write_or_sync, is_poll);
 }
 
-/* From the offloader: the operation's last part has ended. */
+/* From the workers: the operation's last part has ended. */
 void ta_operation_ended(struct ta_operation *operation, long result)
 {
 	if (operation->sync) {
@@ -795,8 +789,8 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 		return ta_sync_cancel(operation, work) ? -EINPROGRESS : -EAGAIN;
 	ta_lock(&process->offload_lock);
 	/*
-	 * Once is enough; and what has moved data already ends with it.  How much is the
-	 * offloader's to count while it runs.
+	 * Once is enough; and what has moved data already ends with it.  How much is the worker's
+	 * to count while it runs.
 	 */
 	if (operation->cancelled || (operation->state == TA_OPERATION_QUEUED &&
 				     operation->transferred > 0 && !operation->is_stream)) {
@@ -808,17 +802,17 @@ int ta_operation_cancel(struct ta_operation *operation, struct ta_work *work)
 	if (operation->state == TA_OPERATION_QUEUED) {
 		operation->cancelled = true;
 		/*
-		 * One at the head is in the offloader's queue, or about to be put there; another
-		 * must not wait for its turn.
+		 * One at the head is in the workers' queue, or about to be put there; another must
+		 * not wait for its turn.
 		 */
 		if (waits_in_stream || operation->is_queued)
-			operation->offloader->submit(operation);
+			ta_threads_submit(operation);
 		else
 			ta_unlock(&process->offload_lock);
 		return -EINPROGRESS;
 	}
 	ta_unlock(&process->offload_lock);
-	if (may_wait_for_ever(operation) && operation->offloader->cancel(operation) == 0) {
+	if (may_wait_for_ever(operation) && ta_threads_cancel(operation) == 0) {
 		ta_lock(&process->offload_lock);
 		operation->cancelled = true;
 		ta_unlock(&process->offload_lock);
@@ -832,7 +826,7 @@ void ta_operation_abandon(struct ta_operation *operation, struct ta_work *work)
 {
 	if (ta_operation_cancel(operation, work) == -EAGAIN && !operation->cancelled &&
 	    may_wait_for_ever(operation))
-		operation->offloader->abandon(operation);
+		ta_threads_abandon(operation);
 }
 
 /* ---- eventfds -------------------------------------------------------------------------------- */
@@ -916,6 +910,6 @@ int ta_eventfd_capture(struct ta_operation *operation, int fd)
 	if (result < 0)
 		return result;
 	if (identity.inode == TA_UNKNOWN_EVENTFD)
-		return ta_hold_take_alone(operation->offloader, fd, &operation->eventfd);
-	return ta_hold_take(operation->offloader, fd, &identity, 0, &operation->eventfd);
+		return ta_hold_take_alone(fd, &operation->eventfd);
+	return ta_hold_take(fd, &identity, 0, &operation->eventfd);
 }

@@ -20,9 +20,6 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
-#include <linux/time_types.h>
-#include <liburing.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -48,20 +45,6 @@
 #define CGROUP_PATH_BYTES 512
 /* Sanitizers take most of it. */
 #define THREAD_STACK_BYTES (1024 * 1024)
-/* Where groups once had 16 bits, the calls of that name still have. */
-#ifdef SYS_getgroups32
-#define CALL_GETGROUPS SYS_getgroups32
-#define CALL_GETEGID SYS_getegid32
-#else
-#define CALL_GETGROUPS SYS_getgroups
-#define CALL_GETEGID SYS_getegid
-#endif
-/* Of the ring in the trial of closing. */
-#define SLOT_WAITED_FOR 0
-#define SLOT_TAKEN_OUT 1
-#define CLOSE_TRIALS 3
-/* What the waiting request is called. */
-#define DATA_WAITING 1
 
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
@@ -160,21 +143,6 @@ static bool has_capability(unsigned capability)
 	return strtoull(text, NULL, 16) >> capability & 1;
 }
 
-static bool is_in_group(int64_t group)
-{
-	gid_t groups[4096];
-	long count = ta_syscall2(CALL_GETGROUPS, sizeof(groups) / sizeof(groups[0]), groups);
-
-	if (group < 0)
-		return false;
-	if ((gid_t)ta_syscall1(CALL_GETEGID, 0) == (gid_t)group)
-		return true;
-	for (long i = 0; i < count; i++)
-		if (groups[i] == (gid_t)group)
-			return true;
-	return false;
-}
-
 static int64_t soft_limit(int resource)
 {
 	uint64_t limit = 0;
@@ -197,12 +165,6 @@ static bool is_older(const struct ta_evidence *evidence, unsigned major, unsigne
 	return evidence->major < major || (evidence->major == major && evidence->minor < minor);
 }
 
-/* Is this call in the kernel?  Asked with arguments that it refuses. */
-static bool answers(long number)
-{
-	return ta_syscall4(number, -1, UINT_MAX, 0, 0) != -ENOSYS;
-}
-
 static void look_at_calls(struct ta_evidence *evidence)
 {
 	bool has_sysctls = exists("/proc/sys/kernel/osrelease");
@@ -210,17 +172,6 @@ static void look_at_calls(struct ta_evidence *evidence)
 	evidence->aio_nr = read_number("/proc/sys/fs/aio-nr", "");
 	evidence->aio_max_nr = read_number("/proc/sys/fs/aio-max-nr", "");
 	evidence->has_aio = evidence->aio_max_nr >= 0 ? 1 : has_sysctls ? 0 : -1;
-
-	evidence->uring_disabled = (int)read_number("/proc/sys/kernel/io_uring_disabled", "");
-	/* -1 is the sysctl's own word for nobody. */
-	evidence->uring_group = read_number("/proc/sys/kernel/io_uring_group", "");
-	evidence->in_uring_group =
-		has_capability(CAP_SYS_ADMIN) || is_in_group(evidence->uring_group);
-	if (evidence->uring_disabled >= 0 || answers(SYS_io_uring_register) ||
-	    answers(SYS_io_uring_enter))
-		evidence->has_uring = 1;
-	else if (is_older(evidence, 5, 1) || (has_sysctls && !is_older(evidence, 6, 6)))
-		evidence->has_uring = 0; /* the sysctl came with 6.6 */
 }
 
 /* The level that is nearest to its limit, of those from this group up to the root. */
@@ -267,10 +218,8 @@ static void look_at_limits(struct ta_evidence *evidence)
 {
 	char load[64], *slash;
 
-	evidence->memlock_bytes = soft_limit(RLIMIT_MEMLOCK);
 	evidence->files_limit = soft_limit(RLIMIT_NOFILE);
 	evidence->processes_limit = soft_limit(RLIMIT_NPROC);
-	evidence->may_lock = has_capability(CAP_IPC_LOCK);
 	evidence->may_fork = has_capability(CAP_SYS_ADMIN) || has_capability(CAP_SYS_RESOURCE);
 	evidence->files_max = read_number("/proc/sys/fs/file-max", "");
 	evidence->threads_max = read_number("/proc/sys/kernel/threads-max", "");
@@ -281,12 +230,9 @@ static void look_at_limits(struct ta_evidence *evidence)
 
 void ta_probe_look(struct ta_evidence *evidence)
 {
-	*evidence = (struct ta_evidence){ .aio_wanted = 1,
-					  .has_aio = -1,
-					  .has_uring = -1,
-					  .threads = -1,
-					  .pids = -1,
-					  .pids_max = -1 };
+	*evidence = (struct ta_evidence){
+		.aio_wanted = 1, .has_aio = -1, .threads = -1, .pids = -1, .pids_max = -1
+	};
 	evidence->seccomp_mode = seccomp_mode();
 	look_at_kernel(evidence);
 	look_at_calls(evidence);
@@ -312,39 +258,6 @@ static enum ta_probe_reason judge_absence(int has_call, const struct ta_evidence
 	if (has_call < 0 && evidence->seccomp_mode == 0)
 		return TA_PROBE_NOT_BUILT_IN;
 	return who_refuses(evidence);
-}
-
-static enum ta_probe_reason judge_permission(const struct ta_evidence *evidence,
-					     struct ta_probe *probe)
-{
-	if (probe->subject != TA_PROBE_URING || evidence->uring_disabled < 1)
-		return who_refuses(evidence);
-	probe->limit = evidence->uring_group;
-	if (evidence->uring_disabled >= 2)
-		return TA_PROBE_SYSCTL_OFF;
-	/* In a user namespace neither root nor the group's number is what it seems. */
-	return evidence->in_uring_group && evidence->seccomp_mode == SECCOMP_FILTER
-		       ? TA_PROBE_SECCOMP
-		       : TA_PROBE_SYSCTL_GROUP;
-}
-
-/*
- * Kernels before 5.12 count all of a ring as locked memory, and late ones (seen with 6.18) do so
- * again.  In between a small limit is no reason.
- */
-static bool locks_memory(const struct ta_evidence *evidence)
-{
-	return is_older(evidence, 5, 12) || !is_older(evidence, 6, 14);
-}
-
-static enum ta_probe_reason judge_memory(const struct ta_evidence *evidence, struct ta_probe *probe)
-{
-	if (probe->subject == TA_PROBE_URING && locks_memory(evidence) && !evidence->may_lock &&
-	    evidence->memlock_bytes >= 0 && evidence->memlock_bytes != INT64_MAX) {
-		probe->limit = evidence->memlock_bytes;
-		return TA_PROBE_MEMLOCK;
-	}
-	return TA_PROBE_NO_MEMORY;
 }
 
 static enum ta_probe_reason judge_thread_limits(const struct ta_evidence *evidence,
@@ -382,8 +295,6 @@ static int has_call(enum ta_probe_subject subject, const struct ta_evidence *evi
 	switch (subject) {
 	case TA_PROBE_KERNEL_AIO:
 		return evidence->has_aio;
-	case TA_PROBE_URING:
-		return evidence->has_uring;
 	case TA_PROBE_THREADS:
 		return 1;
 	default:
@@ -395,17 +306,17 @@ static enum ta_probe_reason judge_error(const struct ta_evidence *evidence, stru
 {
 	switch (probe->error) {
 	case 0:
-		return probe->missing & ~TA_MISSING_BEARABLE ? TA_PROBE_TOO_OLD : TA_PROBE_WORKS;
+		return TA_PROBE_WORKS;
 	case -EPERM:
 	case -EACCES:
-		return judge_permission(evidence, probe);
+		return who_refuses(evidence);
 	case -ENOSYS:
 		return judge_absence(has_call(probe->subject, evidence), evidence);
 	case -EAGAIN:
 		return probe->subject == TA_PROBE_THREADS ? judge_thread_limits(evidence, probe)
 							  : judge_quota(evidence, probe);
 	case -ENOMEM:
-		return judge_memory(evidence, probe);
+		return TA_PROBE_NO_MEMORY;
 	case -EMFILE:
 		probe->limit = evidence->files_limit;
 		return TA_PROBE_PROCESS_FILES;
@@ -417,12 +328,10 @@ static enum ta_probe_reason judge_error(const struct ta_evidence *evidence, stru
 	}
 }
 
-void ta_probe_judge(enum ta_probe_subject subject, int error, unsigned missing,
-		    const struct ta_evidence *evidence, struct ta_probe *probe)
+void ta_probe_judge(enum ta_probe_subject subject, int error, const struct ta_evidence *evidence,
+		    struct ta_probe *probe)
 {
-	*probe = (struct ta_probe){
-		.subject = subject, .error = error, .missing = missing, .used = -1, .limit = -1
-	};
+	*probe = (struct ta_probe){ .subject = subject, .error = error, .used = -1, .limit = -1 };
 	if (subject == TA_PROBE_KERNEL_AIO) {
 		probe->used = evidence->aio_nr;
 		probe->limit = evidence->aio_max_nr;
@@ -477,228 +386,7 @@ void ta_probe_kernel_aio(const struct ta_evidence *evidence, struct ta_probe *pr
 
 	if (result == 0)
 		ta_syscall1(SYS_io_destroy, handle);
-	ta_probe_judge(TA_PROBE_KERNEL_AIO, (int)result, 0, evidence, probe);
-}
-
-static const struct {
-	unsigned bit;
-	uint8_t opcode;
-} uring_operations[] = {
-	{ TA_MISSING_READV, IORING_OP_READV },
-	{ TA_MISSING_WRITEV, IORING_OP_WRITEV },
-	{ TA_MISSING_FSYNC, IORING_OP_FSYNC },
-	{ TA_MISSING_POLL_ADD, IORING_OP_POLL_ADD },
-	{ TA_MISSING_ASYNC_CANCEL, IORING_OP_ASYNC_CANCEL },
-	{ TA_MISSING_READ, IORING_OP_READ },
-	{ TA_MISSING_WRITE, IORING_OP_WRITE },
-};
-
-#define URING_OPERATIONS (sizeof(uring_operations) / sizeof(uring_operations[0]))
-
-/* Kernels that cannot be asked (before 5.6) lack some of them, too. */
-static int try_operations(long ring, unsigned *missing)
-{
-	union {
-		struct io_uring_probe probe;
-		char bytes[sizeof(struct io_uring_probe) +
-			   IORING_OP_LAST * sizeof(struct io_uring_probe_op)];
-	} answer;
-	long result;
-
-	memset(&answer, 0, sizeof(answer));
-	result = ta_syscall4(SYS_io_uring_register, ring, IORING_REGISTER_PROBE, &answer,
-			     IORING_OP_LAST);
-	if (result < 0 && result != -EINVAL)
-		return (int)result;
-	for (size_t i = 0; i < URING_OPERATIONS; i++)
-		if (!(answer.probe.ops[uring_operations[i].opcode].flags & IO_URING_OP_SUPPORTED))
-			*missing |= uring_operations[i].bit;
-	return 0;
-}
-
-static int try_sparse_files(long ring, unsigned *missing)
-{
-	struct io_uring_rsrc_register sparse = { .nr = 2, .flags = IORING_RSRC_REGISTER_SPARSE };
-	long result = ta_syscall4(SYS_io_uring_register, ring, IORING_REGISTER_FILES2, &sparse,
-				  sizeof(sparse));
-
-	if (result == -EINVAL)
-		*missing |= TA_MISSING_SPARSE_FILES;
-	return result == -EINVAL ? 0 : (int)result;
-}
-
-/* There is nothing to cancel, which a kernel that can says. */
-static int try_sync_cancel(long ring, unsigned *missing)
-{
-	struct io_uring_sync_cancel_reg target;
-	long result;
-
-	memset(&target, 0, sizeof(target));
-	target.addr = UINT64_MAX;
-	target.fd = -1;
-	result = ta_syscall4(SYS_io_uring_register, ring, IORING_REGISTER_SYNC_CANCEL, &target, 1);
-	if (result == -EINVAL)
-		*missing |= TA_MISSING_SYNC_CANCEL;
-	return result == -EINVAL || result == -ENOENT ? 0 : (int)result;
-}
-
-/* The thread of the ring is woken by an eventfd. */
-static int try_doorbell(void)
-{
-	long fd = ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC);
-
-	if (fd < 0)
-		return (int)fd;
-	ta_syscall1(SYS_close, fd);
-	return 0;
-}
-
-/* Of a pipe whose writing end only the ring has, the reader sees the end.  1, 0 or an errno. */
-static int closes_promptly(struct io_uring *ring)
-{
-	int ends[2], none = -1;
-	char unused_byte;
-	long result = ta_syscall2(SYS_pipe2, ends, O_CLOEXEC | O_NONBLOCK);
-
-	if (result < 0)
-		return (int)result;
-	result = io_uring_register_files_update(ring, SLOT_TAKEN_OUT, &ends[1], 1);
-	ta_syscall1(SYS_close, ends[1]);
-	if (result >= 0)
-		result = io_uring_register_files_update(ring, SLOT_TAKEN_OUT, &none, 1);
-	if (result >= 0) {
-		result = ta_syscall3(SYS_read, ends[0], &unused_byte, 1);
-		result = result == -EAGAIN ? 0 : result == 0 ? 1 : result;
-	}
-	ta_syscall1(SYS_close, ends[0]);
-	return (int)result;
-}
-
-static int end_of_request(struct io_uring *ring)
-{
-	struct io_uring_cqe *cqe;
-	int result;
-
-	while ((result = io_uring_wait_cqe(ring, &cqe)) == -EINTR)
-		;
-	if (result == 0)
-		io_uring_cqe_seen(ring, cqe);
-	return result;
-}
-
-/* Ends the one request that waits, and takes both completions. */
-static int end_waiting(struct io_uring *ring)
-{
-	int result;
-
-	io_uring_prep_cancel64(io_uring_get_sqe(ring), DATA_WAITING, 0);
-	result = io_uring_submit(ring);
-	if (result >= 0)
-		result = end_of_request(ring);
-	return result < 0 ? result : end_of_request(ring);
-}
-
-/*
- * While a request waits for another of the ring's files, which delays the closing longest.  A child
- * that another thread forks meanwhile has the writing end, too, and keeps it open: so a kernel that
- * is found late is asked again.
- */
-static int try_while_waiting(struct io_uring *ring)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-	int prompt = 0, result;
-
-	io_uring_prep_poll_add(sqe, SLOT_WAITED_FOR, POLLIN);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-	io_uring_sqe_set_data64(sqe, DATA_WAITING);
-	result = io_uring_submit(ring);
-	if (result < 0)
-		return result;
-	for (int i = 0; i < CLOSE_TRIALS && prompt == 0; i++)
-		prompt = closes_promptly(ring);
-	result = end_waiting(ring);
-	return result < 0 ? result : prompt;
-}
-
-/* With as few descriptors at a time as can be: a process may have few left. */
-int ta_probe_prompt_close(struct io_uring *ring, unsigned *missing)
-{
-	int waited_for = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC), none = -1;
-	int result;
-
-	if (waited_for < 0)
-		return waited_for;
-	result = io_uring_register_files_update(ring, SLOT_WAITED_FOR, &waited_for, 1);
-	ta_syscall1(SYS_close, waited_for);
-	if (result >= 0) {
-		result = try_while_waiting(ring);
-		io_uring_register_files_update(ring, SLOT_WAITED_FOR, &none, 1);
-	}
-	if (result == 0)
-		*missing |= TA_MISSING_PROMPT_CLOSE;
-	return result < 0 ? result : 0;
-}
-
-static int make_ring(struct io_uring *ring)
-{
-	struct io_uring_params parameters = {
-		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
-		.cq_entries = TA_URING_COMPLETIONS,
-	};
-
-	return io_uring_queue_init_params(TA_URING_ENTRIES, ring, &parameters);
-}
-
-static int try_ring(struct io_uring *ring, unsigned *missing)
-{
-	int error = try_operations(ring->ring_fd, missing);
-
-	if (error == 0)
-		error = try_sparse_files(ring->ring_fd, missing);
-	if (error == 0)
-		error = try_sync_cancel(ring->ring_fd, missing);
-	if (error == 0)
-		error = try_doorbell();
-	if (error == 0 && !(*missing & ~TA_MISSING_BEARABLE))
-		error = ta_probe_prompt_close(ring, missing);
-	return error;
-}
-
-struct uring_trial {
-	int error; /* 0 or a negative errno */
-	unsigned missing;
-};
-
-static void *try_uring(void *argument)
-{
-	struct uring_trial *trial = argument;
-	struct io_uring ring;
-
-	trial->error = make_ring(&ring);
-	if (trial->error == -EINVAL) {
-		trial->missing = TA_MISSING_CQSIZE;
-		trial->error = 0;
-	} else if (trial->error == 0) {
-		trial->error = try_ring(&ring, &trial->missing);
-		io_uring_queue_exit(&ring);
-	}
-	return NULL;
-}
-
-/*
- * Not in the caller's thread: once a ring is closed, the kernel rouses the thread that has made it
- * as for a signal, and its next io_getevents would fail with EINTR (seen with 6.1 and 6.18).
- */
-void ta_probe_uring(const struct ta_evidence *evidence, struct ta_probe *probe)
-{
-	struct uring_trial trial = { 0, 0 };
-	int error = run_thread(try_uring, &trial);
-
-	/* The library's ring has a thread, too. */
-	if (error < 0)
-		ta_probe_judge(TA_PROBE_THREADS, error, 0, evidence, probe);
-	else
-		ta_probe_judge(TA_PROBE_URING, trial.error, trial.missing, evidence, probe);
+	ta_probe_judge(TA_PROBE_KERNEL_AIO, (int)result, evidence, probe);
 }
 
 struct thread_trial {
@@ -753,7 +441,7 @@ void ta_probe_threads(const struct ta_evidence *evidence, struct ta_probe *probe
 
 	if (error == 0 && try_table(&trial) < 0)
 		error = try_epoll();
-	ta_probe_judge(TA_PROBE_THREADS, error, 0, evidence, probe);
+	ta_probe_judge(TA_PROBE_THREADS, error, evidence, probe);
 }
 
 void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe)
@@ -763,9 +451,9 @@ void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe)
 
 	/* Where there can be no thread, that is what is to be mended. */
 	if (error < 0)
-		ta_probe_judge(TA_PROBE_THREADS, error, 0, evidence, probe);
+		ta_probe_judge(TA_PROBE_THREADS, error, evidence, probe);
 	else
-		ta_probe_judge(TA_PROBE_TABLE, try_table(&trial), 0, evidence, probe);
+		ta_probe_judge(TA_PROBE_TABLE, try_table(&trial), evidence, probe);
 }
 
 /* ---- features -------------------------------------------------------------------------------- */

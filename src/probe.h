@@ -16,15 +16,8 @@
 
 #include <stddef.h>
 
-struct io_uring;
-
-/* The io_uring that the library makes.  Some kernels lock memory for all of it. */
-#define TA_URING_ENTRIES 256
-#define TA_URING_COMPLETIONS 4096
-
 enum ta_probe_subject {
 	TA_PROBE_KERNEL_AIO,
-	TA_PROBE_URING,
 	TA_PROBE_THREADS,
 	TA_PROBE_TABLE, /* a thread with a descriptor table of its own */
 };
@@ -36,10 +29,6 @@ enum ta_probe_reason {
 	TA_PROBE_SECCOMP,
 	TA_PROBE_REFUSED, /* by something else: a security module, a tracer, an emulated kernel */
 	TA_PROBE_ABSENT_OR_REFUSED, /* one of these three, and no /proc to tell which */
-	TA_PROBE_SYSCTL_OFF, /* kernel.io_uring_disabled = 2 */
-	TA_PROBE_SYSCTL_GROUP, /* kernel.io_uring_disabled = 1: for the privileged and a group */
-	TA_PROBE_TOO_OLD,
-	TA_PROBE_MEMLOCK, /* RLIMIT_MEMLOCK */
 	TA_PROBE_NO_MEMORY,
 	TA_PROBE_PROCESS_FILES, /* RLIMIT_NOFILE */
 	TA_PROBE_SYSTEM_FILES, /* fs.file-max */
@@ -50,27 +39,11 @@ enum ta_probe_reason {
 	TA_PROBE_REASONS,
 };
 
-/* What an io_uring can lack.  See the table in probe.c. */
-#define TA_MISSING_CQSIZE 0x01u
-#define TA_MISSING_READV 0x02u
-#define TA_MISSING_WRITEV 0x04u
-#define TA_MISSING_FSYNC 0x08u
-#define TA_MISSING_POLL_ADD 0x10u
-#define TA_MISSING_ASYNC_CANCEL 0x20u
-#define TA_MISSING_READ 0x40u
-#define TA_MISSING_SPARSE_FILES 0x80u
-#define TA_MISSING_SYNC_CANCEL 0x100u
-#define TA_MISSING_WRITE 0x200u
-#define TA_MISSING_PROMPT_CLOSE 0x400u
-/* The library does without these, and something is lost. */
-#define TA_MISSING_BEARABLE TA_MISSING_SYNC_CANCEL
-
 /* What was found; -1 is "not known" in all numbers. */
 struct ta_probe {
 	enum ta_probe_subject subject;
 	enum ta_probe_reason reason;
 	int error; /* negative errno of the trial, 0 if it went well */
-	unsigned missing;
 	int64_t used; /* of the limit that the reason is about */
 	int64_t limit;
 };
@@ -81,12 +54,8 @@ struct ta_evidence {
 	int has_aio; /* 1: built in, 0: not */
 	int64_t aio_nr, aio_max_nr;
 	int64_t aio_wanted; /* requests that the context was to have: 1, if nobody says else */
-	int has_uring;
-	int uring_disabled; /* kernel.io_uring_disabled */
-	int64_t uring_group; /* kernel.io_uring_group */
-	int in_uring_group; /* or privileged: what the sysctl asks for when it is 1 */
-	int64_t memlock_bytes, files_limit, processes_limit; /* INT64_MAX: none */
-	int may_lock, may_fork; /* privileges that lift the first and the last of these */
+	int64_t files_limit, processes_limit; /* INT64_MAX: none */
+	int may_fork; /* a privilege that lifts the latter */
 	int64_t files_max; /* fs.file-max */
 	int64_t threads, threads_max; /* of the system */
 	int64_t pids, pids_max; /* of the fullest control group around this process */
@@ -100,18 +69,11 @@ struct ta_features {
 };
 
 TA_HIDDEN void ta_probe_look(struct ta_evidence *evidence);
-TA_HIDDEN void ta_probe_judge(enum ta_probe_subject subject, int error, unsigned missing,
+TA_HIDDEN void ta_probe_judge(enum ta_probe_subject subject, int error,
 			      const struct ta_evidence *evidence, struct ta_probe *probe);
 
 /* Each looks, tries and judges; all is as before when it returns. */
 TA_HIDDEN void ta_probe_kernel_aio(const struct ta_evidence *evidence, struct ta_probe *probe);
-TA_HIDDEN void ta_probe_uring(const struct ta_evidence *evidence, struct ta_probe *probe);
-/*
- * Is a file of the ring closed when it is taken out?  Of a ring that nobody uses yet, with places
- * for two files at least, all empty: as they are afterwards.  0, what is missing added to the bits,
- * or a negative errno, after which the ring is good for nothing.
- */
-TA_HIDDEN int ta_probe_prompt_close(struct io_uring *ring, unsigned *missing);
 TA_HIDDEN void ta_probe_threads(const struct ta_evidence *evidence, struct ta_probe *probe);
 TA_HIDDEN void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe);
 TA_HIDDEN void ta_probe_features(struct ta_features *features);
@@ -123,12 +85,10 @@ TA_HIDDEN int ta_probe_read_flags(int fd, int flags);
 TA_HIDDEN const char *ta_probe_word(enum ta_probe_reason reason);
 /* "EPERM" of -EPERM; NULL for one that no probe is known to meet. */
 TA_HIDDEN const char *ta_probe_error_name(int error);
-/* The name of one of the TA_MISSING_* bits, which is taken away; NULL: there is none left. */
-TA_HIDDEN const char *ta_probe_missing_name(unsigned *bits);
 
 #define TA_PROBE_TEXT_BYTES 512
 
-/* A sentence without its full stop, to stand behind "io_uring: ". */
+/* A sentence without its full stop, to stand behind "kernel AIO: ". */
 TA_HIDDEN void ta_probe_sentence(const struct ta_probe *probe, char *text, size_t bytes);
 /* What to do about it, a whole sentence; empty if there is nothing to do. */
 TA_HIDDEN void ta_probe_advice(const struct ta_probe *probe, char *text, size_t bytes);

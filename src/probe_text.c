@@ -18,10 +18,6 @@ const char *ta_probe_word(enum ta_probe_reason reason)
 		[TA_PROBE_SECCOMP] = "seccomp",
 		[TA_PROBE_REFUSED] = "refused",
 		[TA_PROBE_ABSENT_OR_REFUSED] = "absent-or-refused",
-		[TA_PROBE_SYSCTL_OFF] = "sysctl",
-		[TA_PROBE_SYSCTL_GROUP] = "sysctl-group",
-		[TA_PROBE_TOO_OLD] = "too-old",
-		[TA_PROBE_MEMLOCK] = "memlock-limit",
 		[TA_PROBE_NO_MEMORY] = "no-memory",
 		[TA_PROBE_PROCESS_FILES] = "process-files",
 		[TA_PROBE_SYSTEM_FILES] = "system-files",
@@ -53,35 +49,6 @@ const char *ta_probe_error_name(int error)
 	return NULL;
 }
 
-static const struct {
-	unsigned bit;
-	const char *name;
-} missing_names[] = {
-	{ TA_MISSING_CQSIZE,
-	  "the set-up flags IORING_SETUP_CQSIZE and IORING_SETUP_CLAMP (Linux 5.6)" },
-	{ TA_MISSING_READV, "IORING_OP_READV" },
-	{ TA_MISSING_WRITEV, "IORING_OP_WRITEV" },
-	{ TA_MISSING_FSYNC, "IORING_OP_FSYNC" },
-	{ TA_MISSING_POLL_ADD, "IORING_OP_POLL_ADD" },
-	{ TA_MISSING_ASYNC_CANCEL, "IORING_OP_ASYNC_CANCEL (Linux 5.5)" },
-	{ TA_MISSING_READ, "IORING_OP_READ (Linux 5.6)" },
-	{ TA_MISSING_WRITE, "IORING_OP_WRITE (Linux 5.6)" },
-	{ TA_MISSING_SPARSE_FILES, "sparse registration of files (Linux 5.19)" },
-	{ TA_MISSING_SYNC_CANCEL, "synchronous cancelling (Linux 6.0)" },
-	{ TA_MISSING_PROMPT_CLOSE, "prompt closing of its files (Linux 6.18 has it, 6.12 not)" },
-};
-
-const char *ta_probe_missing_name(unsigned *bits)
-{
-	for (size_t i = 0; i < sizeof(missing_names) / sizeof(missing_names[0]); i++) {
-		if (*bits & missing_names[i].bit) {
-			*bits &= ~missing_names[i].bit;
-			return missing_names[i].name;
-		}
-	}
-	return NULL;
-}
-
 /* Text that grows, and is cut off where its room ends. */
 struct text {
 	char *start;
@@ -104,16 +71,6 @@ static void add(struct text *text, const char *format, ...)
 		text->length += (size_t)added < text->bytes - text->length
 					? (size_t)added
 					: text->bytes - text->length - 1;
-}
-
-static void add_missing(struct text *text, unsigned missing)
-{
-	const char *name, *comma = "";
-
-	while ((name = ta_probe_missing_name(&missing)) != NULL) {
-		add(text, "%s%s", comma, name);
-		comma = ", ";
-	}
 }
 
 static void add_error(struct text *text, int error)
@@ -149,14 +106,6 @@ static void add_what_works(struct text *text, const struct ta_probe *probe)
 			    "(fs.aio-max-nr)",
 			    (long long)probe->used, (long long)probe->limit);
 		break;
-	case TA_PROBE_URING:
-		add(text, "works");
-		if (probe->missing) {
-			add(text, ", without ");
-			add_missing(text, probe->missing);
-			add(text, ": io_cancel cannot reach what has begun");
-		}
-		break;
 	case TA_PROBE_THREADS:
 		add(text, "can be started");
 		break;
@@ -170,8 +119,6 @@ static void add_not_built_in(struct text *text, const struct ta_probe *probe)
 {
 	static const char *const options[] = {
 		[TA_PROBE_KERNEL_AIO] = "not in this kernel, which was built without CONFIG_AIO",
-		[TA_PROBE_URING] =
-			"not in this kernel, older than Linux 5.1 or built without CONFIG_IO_URING",
 		[TA_PROBE_THREADS] = "not in this kernel",
 		[TA_PROBE_TABLE] = "cannot be had in this kernel, which is older than Linux 5.9",
 	};
@@ -185,10 +132,6 @@ static void add_limit(struct text *text, const struct ta_probe *probe)
 	case TA_PROBE_AIO_QUOTA:
 		add(text, "used up by the contexts of the whole system");
 		add_numbers(text, probe, "fs.aio-max-nr");
-		break;
-	case TA_PROBE_MEMLOCK:
-		add(text, "more memory than may be locked, which this kernel does with it");
-		add_numbers(text, probe, "RLIMIT_MEMLOCK");
 		break;
 	case TA_PROBE_PROCESS_FILES:
 		add(text, "this process has no descriptor left for it");
@@ -213,13 +156,6 @@ static void add_limit(struct text *text, const struct ta_probe *probe)
 	}
 }
 
-static void add_group(struct text *text, const struct ta_probe *probe)
-{
-	add(text, "kept for the privileged by the sysctl kernel.io_uring_disabled = 1");
-	if (probe->limit >= 0)
-		add(text, ", and for group %lld (kernel.io_uring_group)", (long long)probe->limit);
-}
-
 void ta_probe_sentence(const struct ta_probe *probe, char *bytes, size_t size)
 {
 	struct text text = { bytes, size, 0 };
@@ -241,16 +177,6 @@ void ta_probe_sentence(const struct ta_probe *probe, char *bytes, size_t size)
 	case TA_PROBE_ABSENT_OR_REFUSED:
 		add(&text, "not in this kernel or refused by a filter; there is no /proc to tell");
 		break;
-	case TA_PROBE_SYSCTL_OFF:
-		add(&text, "switched off by the sysctl kernel.io_uring_disabled = 2");
-		break;
-	case TA_PROBE_SYSCTL_GROUP:
-		add_group(&text, probe);
-		break;
-	case TA_PROBE_TOO_OLD:
-		add(&text, "too old in this kernel, which lacks ");
-		add_missing(&text, probe->missing);
-		break;
 	case TA_PROBE_NO_MEMORY:
 		add(&text, "no memory for it");
 		break;
@@ -271,7 +197,6 @@ static const char *calls_of(enum ta_probe_subject subject)
 	static const char *const calls[] = {
 		[TA_PROBE_KERNEL_AIO] =
 			"io_setup, io_submit, io_getevents, io_pgetevents, io_cancel, io_destroy",
-		[TA_PROBE_URING] = "io_uring_setup, io_uring_enter, io_uring_register",
 		[TA_PROBE_THREADS] = "clone, clone3",
 		[TA_PROBE_TABLE] = "close_range, unshare, socketpair",
 	};
@@ -281,7 +206,7 @@ static const char *calls_of(enum ta_probe_subject subject)
 
 static void advise_on_filter(struct text *text, const struct ta_probe *probe)
 {
-	bool is_aio = probe->subject == TA_PROBE_KERNEL_AIO || probe->subject == TA_PROBE_URING;
+	bool is_aio = probe->subject == TA_PROBE_KERNEL_AIO;
 
 	add(text,
 	    "Let the seccomp filter allow %s: a profile for docker run --security-opt "
@@ -293,25 +218,11 @@ static void advise_on_absence(struct text *text, const struct ta_probe *probe)
 {
 	static const char *const advice[] = {
 		[TA_PROBE_KERNEL_AIO] = "Use a kernel that was built with CONFIG_AIO.",
-		[TA_PROBE_URING] = "Use a later kernel, built with CONFIG_IO_URING: Linux 6.18 "
-				   "serves, 6.12 closes files late.",
 		[TA_PROBE_THREADS] = "",
 		[TA_PROBE_TABLE] = "Use Linux 5.9 or later.",
 	};
 
 	add(text, "%s", advice[probe->subject]);
-}
-
-static void advise_on_group(struct text *text, const struct ta_probe *probe)
-{
-	if (probe->limit >= 0)
-		add(text,
-		    "Add the user to the group with number %lld, or allow everybody: sysctl "
-		    "kernel.io_uring_disabled=0.",
-		    (long long)probe->limit);
-	else
-		add(text, "Name a group of users that may: sysctl kernel.io_uring_group=GID; or "
-			  "allow everybody: sysctl kernel.io_uring_disabled=0.");
 }
 
 #define AIO_MAX_NR_ENOUGH 1048576
@@ -330,7 +241,6 @@ void ta_probe_advice(const struct ta_probe *probe, char *bytes, size_t size)
 		advise_on_filter(&text, probe);
 		break;
 	case TA_PROBE_NOT_BUILT_IN:
-	case TA_PROBE_TOO_OLD:
 		advise_on_absence(&text, probe);
 		break;
 	case TA_PROBE_REFUSED:
@@ -340,17 +250,6 @@ void ta_probe_advice(const struct ta_probe *probe, char *bytes, size_t size)
 		break;
 	case TA_PROBE_ABSENT_OR_REFUSED:
 		add(&text, "Mount /proc, and ask again.");
-		break;
-	case TA_PROBE_SYSCTL_OFF:
-		add(&text, "Allow it: sysctl kernel.io_uring_disabled=0.");
-		break;
-	case TA_PROBE_SYSCTL_GROUP:
-		advise_on_group(&text, probe);
-		break;
-	case TA_PROBE_MEMLOCK:
-		add(&text,
-		    "Raise the limit: ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd "
-		    "unit, docker run --ulimit memlock=-1.");
 		break;
 	case TA_PROBE_NO_MEMORY:
 		add(&text, "Free memory, or raise the limit on it (ulimit -v, memory.max of the "
@@ -373,9 +272,6 @@ void ta_probe_advice(const struct ta_probe *probe, char *bytes, size_t size)
 		add(&text, "Raise the limit: sysctl kernel.threads-max.");
 		break;
 	case TA_PROBE_WORKS:
-		if (probe->missing)
-			add(&text, "Use Linux 6.0 or later.");
-		break;
 	case TA_PROBE_OTHER:
 	case TA_PROBE_REASONS:
 		break;

@@ -12,8 +12,8 @@
  * In a pass-through context the events belong to the program, and nothing tells when one more has
  * come; the assistant scans, at intervals that grow with how long it has been waiting.
  *
- * The messenger does for foreign threads what they cannot do themselves (see internal.h): it rings
- * the doorbell of the io_uring, wakes waiters that sleep on a descriptor, and starts assistants.
+ * The messenger does for foreign threads what they cannot do themselves (see internal.h): it wakes
+ * waiters that sleep on a descriptor, signals eventfds by their numbers, and starts assistants.
  *
  * offload_lock guards the queue of contexts and the count of threads.  An assistant without work
  * goes after a second.
@@ -267,17 +267,6 @@ void ta_message_signal(struct ta_operation *operation)
 	call_messenger(process);
 }
 
-/* The ring thread has work. */
-void ta_message_doorbell(void)
-{
-	struct ta_process *process = ta_process();
-
-	ta_lock(&process->offload_lock);
-	process->message_doorbell = true;
-	ta_unlock(&process->offload_lock);
-	call_messenger(process);
-}
-
 static void ring_bells(struct ta_process *process, struct ta_context *context)
 {
 	struct ta_waiter *waiter;
@@ -313,23 +302,19 @@ static void *messenger(void *argument)
 	struct ta_process *process = argument;
 	struct ta_context *context, *following;
 	struct ta_operation *signals;
-	bool doorbell, assist;
 	uint32_t seen;
+	bool assist;
 
 	for (;;) {
 		seen = atomic_load(&process->message_word);
 		ta_lock(&process->offload_lock);
-		doorbell = process->message_doorbell;
 		assist = process->message_assist;
 		context = process->message_head;
 		signals = process->message_signals;
 		process->message_signals = NULL;
-		process->message_doorbell = false;
 		process->message_assist = false;
 		process->message_head = NULL;
 		ta_unlock(&process->offload_lock);
-		if (doorbell)
-			ta_uring_ring_doorbell();
 		if (assist)
 			ta_assist_start();
 		signal_by_number(signals);

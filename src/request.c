@@ -36,7 +36,7 @@
 /* Reads outstanding at which the block layer may make even a trial wait for a free tag. */
 #define TRIALS_UNTIL 128
 /*
- * After a miss so many reads of the descriptor go to the offloader untried, doubling up to the
+ * After a miss so many reads of the descriptor go to the workers untried, doubling up to the
  * second figure.
  */
 #define TRIAL_BACKOFF_FIRST 1
@@ -708,7 +708,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 /* ---- completion ------------------------------------------------------------------------------ */
 
 /*
- * The one upward call of the offloader: an operation has ended, its file is released.  Makes the
+ * The one upward call of the workers: an operation has ended, its file is released.  Makes the
  * event visible, then signals the program's eventfd.
  */
 void ta_complete(struct ta_operation *operation, long result)
@@ -732,7 +732,7 @@ void ta_complete(struct ta_operation *operation, long result)
 		ta_operation_leave_stream(operation);
 	ta_work_finish(context, &work);
 	if (operation->eventfd) {
-		operation->offloader->signal(operation);
+		ta_threads_signal(operation);
 		return;
 	}
 	if (signals && ta_thread.is_foreign && !operation->has_proxy) {
@@ -829,7 +829,7 @@ static bool trial_was_a_hit(const struct ta_slot *slot)
 }
 
 /*
- * The cache could not serve all of a read.  Its rest goes to the offloader; what was read already
+ * The cache could not serve all of a read.  Its rest goes to the workers; what was read already
  * counts.  Where no operation is to be had, the read ends with what there is, or the kernel does it
  * as it always did.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The process's state, the environment, the choice of the offloader, and the log.
+ * The process's state, the environment, whether there are workers, and the log.
  *
  * The environment is read once, by secure_getenv, and here alone.  The settings survive fork (they
  * are no state); the state does not.
@@ -22,8 +22,8 @@ static _Atomic bool settings_read;
 
 /*
  * Descriptors of ours that a child inherits and must close.  Not wiped by fork: that is their
- * purpose.  Two rings' worth and the wake-ups; a program that closes them behind our back makes us
- * open more, of which the latest count.
+ * purpose.  A program that closes them behind our back makes us open more, of which the latest
+ * count.
  */
 #define INHERITED_MAX 8
 static _Atomic uint64_t inherited[INHERITED_MAX];
@@ -37,7 +37,6 @@ static enum ta_engine engine_named(const char *name)
 	static const char *const names[] = {
 		[TA_ENGINE_AUTO] = "auto",
 		[TA_ENGINE_NATIVE] = "native",
-		[TA_ENGINE_URING] = "uring",
 		[TA_ENGINE_THREADS] = "threads",
 	};
 	unsigned i;
@@ -153,8 +152,7 @@ static void close_inherited(uint64_t entry)
 	if (length <= 0)
 		return;
 	target[length] = '\0';
-	if (strcmp(target, "anon_inode:[eventfd]") == 0 ||
-	    strcmp(target, "anon_inode:[io_uring]") == 0)
+	if (strcmp(target, "anon_inode:[eventfd]") == 0)
 		ta_syscall1(SYS_close, fd);
 }
 
@@ -216,30 +214,16 @@ TA_COLD struct ta_process *ta_process_enter_slow(void)
 	return process;
 }
 
-/* ---- the offloader --------------------------------------------------------------------------- */
-
-static const struct ta_offloader *choose(struct ta_process *process)
-{
-	enum ta_engine engine = ta_settings()->engine;
-
-	if (engine != TA_ENGINE_THREADS && ta_uring_open(process) == 0)
-		return &ta_uring_offloader;
-	if (engine != TA_ENGINE_URING && ta_threads_open(process) == 0)
-		return &ta_threads_offloader;
-	return NULL;
-}
+/* ---- the workers ----------------------------------------------------------------------------- */
 
 /* What is refused now may be had later: descriptors and threads come and go. */
 #define RETRY_NS 1000000000LL
 
-static const struct ta_offloader *settle(struct ta_process *process,
-					 const struct ta_offloader *offloader)
+static void settle(struct ta_process *process, enum ta_offload_state state)
 {
-	atomic_store(&process->offloader, offloader);
 	atomic_store(&process->offload_retry_ns, ta_tick_ns() + RETRY_NS);
-	atomic_store(&process->offload_state, offloader ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
+	atomic_store(&process->offload_state, state);
 	ta_futex_wake(&process->offload_state, INT32_MAX);
-	return offloader;
 }
 
 bool ta_offload_possible(void)
@@ -253,22 +237,23 @@ bool ta_offload_possible(void)
 		       atomic_load_explicit(&process->offload_retry_ns, memory_order_relaxed);
 }
 
-/* In the given state, tries to get an offloader: true if this thread has done so. */
-static bool try_from(struct ta_process *process, uint32_t state)
+bool ta_offload_is_there(void)
 {
-	bool is_first;
-
-	/* As with a lock: a handler that interrupts this thread here must not wait for it. */
-	ta_thread_enter();
-	is_first = atomic_compare_exchange_strong(&process->offload_state, &state,
-						  TA_OFFLOAD_BEING_TRIED);
-	if (is_first)
-		settle(process, choose(process));
-	ta_thread_leave();
-	return is_first;
+	return atomic_load(&ta_process()->offload_state) == TA_OFFLOAD_THERE;
 }
 
-const struct ta_offloader *ta_offload_open(void)
+/* In the given state, tries to start them, unless another thread does. */
+static void try_from(struct ta_process *process, uint32_t state)
+{
+	/* As with a lock: a handler that interrupts this thread here must not wait for it. */
+	ta_thread_enter();
+	if (atomic_compare_exchange_strong(&process->offload_state, &state, TA_OFFLOAD_BEING_TRIED))
+		settle(process,
+		       ta_threads_open(process) == 0 ? TA_OFFLOAD_THERE : TA_OFFLOAD_REFUSED);
+	ta_thread_leave();
+}
+
+bool ta_offload_open(void)
 {
 	struct ta_process *process = ta_process();
 	uint32_t state;
@@ -276,35 +261,24 @@ const struct ta_offloader *ta_offload_open(void)
 	for (;;) {
 		state = atomic_load(&process->offload_state);
 		if (ta_likely(state == TA_OFFLOAD_THERE))
-			return atomic_load(&process->offloader);
+			return true;
 		if (state == TA_OFFLOAD_BEING_TRIED)
 			ta_futex_wait(&process->offload_state, state, TA_NO_DEADLINE);
 		else if (!ta_offload_possible())
-			return NULL;
+			return false;
 		else
 			try_from(process, state);
 	}
 }
 
 /* What runs goes on: the program has closed a descriptor that takes hold of files, no more. */
-void ta_offload_lost(const struct ta_offloader *offloader)
+void ta_offload_lost(void)
 {
 	struct ta_process *process = ta_process();
 	uint32_t state = TA_OFFLOAD_THERE;
 
-	ta_thread_enter();
-	if (atomic_load(&process->offloader) != offloader ||
-	    !atomic_compare_exchange_strong(&process->offload_state, &state,
-					    TA_OFFLOAD_BEING_TRIED)) {
-		ta_thread_leave();
-		return;
-	}
-	ta_log("offloader: the program has closed a descriptor of %s; it takes no more requests",
-	       offloader->name);
-	offloader = offloader == &ta_uring_offloader && ta_settings()->engine != TA_ENGINE_URING &&
-				    ta_threads_open(process) == 0
-			    ? &ta_threads_offloader
-			    : NULL;
-	settle(process, offloader);
-	ta_thread_leave();
+	atomic_store(&process->offload_retry_ns, ta_tick_ns() + RETRY_NS);
+	if (atomic_compare_exchange_strong(&process->offload_state, &state, TA_OFFLOAD_REFUSED))
+		ta_log("threads: the program has closed a descriptor of theirs; "
+		       "they take no more requests");
 }

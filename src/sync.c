@@ -254,10 +254,9 @@ static int capture(struct ta_operation *operation, const struct iocb *iocb)
 {
 	int result;
 
-	operation->offloader = ta_offload_open();
-	if (!operation->offloader)
+	if (!ta_offload_open())
 		return -EAGAIN;
-	result = ta_hold_take_alone(operation->offloader, iocb->aio_fildes, &operation->hold);
+	result = ta_hold_take_alone(iocb->aio_fildes, &operation->hold);
 	if (result == 0 && operation->context->mode == TA_CONTEXT_OFFLOADED)
 		result = ta_eventfd_capture(operation, operation->resfd);
 	return result == -ENFILE ? -EAGAIN : result;

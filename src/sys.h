@@ -90,7 +90,6 @@ struct ta_thread {
 	 */
 	unsigned calls;
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
-	bool is_ring; /* the thread of the io_uring */
 	bool is_foreign; /* a thread of ours whose descriptor table is not the program's */
 	int own_wake_fd; /* of such a thread: what it has in place of ta_kaio_wake_fd's, plus one */
 };

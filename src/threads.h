@@ -3,7 +3,7 @@
  * What the files of the worker threads share; nobody else includes it.  offload_lock guards all of
  * it, but for what says otherwise.
  *
- *	offload_threads.c	queues, workers, the keeper, the offloader's contract
+ *	offload_threads.c	queues, workers, the keeper, what is asked of them
  *	threads_table.c		the descriptor table and how files get there and back
  *	threads_poller.c	operations that wait until their file is ready
  *	threads_transfer.c	the system calls that carry out reads, writes and fsyncs
@@ -127,8 +127,6 @@ TA_HIDDEN void ta_threads_wake_keeper(struct ta_threads *threads);
 
 /* ---- threads_table.c ------------------------------------------------------------------------- */
 
-TA_HIDDEN int ta_threads_capture(int fd);
-TA_HIDDEN void ta_threads_release(int index);
 TA_HIDDEN int ta_threads_number(struct ta_threads *threads, struct ta_threads_file *file);
 TA_HIDDEN void ta_threads_close_file(struct ta_threads *threads, int index);
 TA_HIDDEN void ta_threads_receive_all(struct ta_threads *threads);

@@ -114,7 +114,7 @@ static int send_to_table(struct ta_threads *threads, uint32_t index, int fd)
 	long result = -EAGAIN;
 
 	if (!sender_is_ours(threads)) {
-		ta_offload_lost(&ta_threads_offloader);
+		ta_offload_lost();
 		return -ENFILE;
 	}
 	for (attempts = 0; attempts < RECEIVE_ATTEMPTS; attempts++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Reads and writes that are carried out in parts: what both offloaders do with them. */
+/* Reads and writes that are carried out in parts. */
 #include "offload.h"
 
 #include <fcntl.h>
@@ -159,17 +159,6 @@ long ta_transfer_write_anew(struct ta_operation *operation, int fd)
 	result = ta_transfer_rest(operation, buffered, operation->flags);
 	ta_syscall1(SYS_close, buffered);
 	return result;
-}
-
-/*
- * Has it met the flag when so many bytes were done?  Then it ends with a page, as few do that
- * end because the file does.
- */
-bool ta_transfer_may_be_cut(const struct ta_operation *operation, int bytes)
-{
-	uint64_t offset = (uint64_t)operation->offset + operation->transferred;
-
-	return may_meet_flag(operation) && (offset + (unsigned)bytes) % BOUNCE_ALIGNMENT == 0;
 }
 
 /*
