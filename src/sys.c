@@ -123,9 +123,9 @@ uint64_t ta_descriptor_limit(void)
 	return limit;
 }
 
-int ta_fetch_descriptor(int thread, unsigned flags, int number)
+int ta_fetch_descriptor(int number)
 {
-	long handle = ta_syscall2(SYS_pidfd_open, thread, flags);
+	long handle = ta_syscall2(SYS_pidfd_open, getpid(), 0);
 	long fd;
 
 	if (handle < 0)

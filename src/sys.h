@@ -215,11 +215,10 @@ static inline int ta_resource_limit(int resource, uint64_t *limit)
 TA_HIDDEN uint64_t ta_descriptor_limit(void);
 
 /*
- * The file behind a number in the table of another thread, as a descriptor of this thread's own
- * table; or a negative errno.  flags are those of pidfd_open(2): PIDFD_THREAD if the thread is not
- * the first of its process.
+ * The file behind a number of the program's, as a descriptor of this thread's own table; or a
+ * negative errno.
  */
-TA_HIDDEN int ta_fetch_descriptor(int thread, unsigned flags, int number);
+TA_HIDDEN int ta_fetch_descriptor(int number);
 
 /* Zeroed pages that a forked child does not get; NULL when there is no memory. */
 TA_HIDDEN void *ta_pages_alloc(size_t bytes);

@@ -247,7 +247,7 @@ bool ta_threads_take_empty_table(struct ta_threads *threads)
 
 	if (ta_syscall3(SYS_close_range, 0, UINT32_MAX, CLOSE_RANGE_UNSHARE) < 0)
 		return false;
-	number = ta_fetch_descriptor(getpid(), 0, threads->receiver);
+	number = ta_fetch_descriptor(threads->receiver);
 	if (number < 0)
 		return false;
 	threads->receiver = number;
