@@ -44,15 +44,14 @@ EMULATE		:= scripts/emulate $(CROSS) $(LOADER)
 endif
 
 # The contract suite runs on each engine, and where the system refuses what auto would like (see scripts/run-tests).
-ENGINES		:= native uring threads \
-		   $(if $(SANITIZE),,no-uring-EPERM no-uring-ENOSYS no-kernel-aio neither no-calls quota-used-up)
-# Where auto is only led to one of the others by another refusal, the programs that the choice may matter to; empty: all.
-CHOICE_SUBSET	?= test_setup test_refusal test_submit test_passthrough test_symver test_dlopen test_exit test_fork test_queue \
+ENGINES		:= native threads $(if $(SANITIZE),,no-kernel-aio no-calls quota-used-up)
+# Where auto is only led to threads, the programs that the choice may matter to; empty: all.
+CHOICE_SUBSET	?= test_setup test_submit test_passthrough test_symver test_dlopen test_exit test_fork test_queue \
 		   test_eventfd test_stream
-# An emulator has neither kernel AIO nor io_uring, which auto finds out.
+# An emulator has no kernel AIO, which auto finds out.
 EMULATED_ENGINES := threads emulated
 # The differential test compares these with the kernel.
-FUZZ_ENGINES	:= native uring threads
+FUZZ_ENGINES	:= native threads
 
 B		:= build$(if $(CROSS),/$(CROSS))$(if $(SANITIZE),/$(SANITIZE))
 ifeq ($(origin CC),default)
@@ -184,9 +183,9 @@ $(B)/libaio.so.1: $(SHARED_OBJECTS) src/libaio.map $(B)/flags
 $(B)/libaio.so: $(B)/libaio.so.1
 	$(Q)ln -sf libaio.so.1 $@
 
-# Two objects, so that a program which takes its events by itself gets only the first (src/caller.c).
-# Global are the names that the shared library exports, and those by which the two refer to each other. No groups
-# are left, which a program's linker would take for its own (i386 has such functions, of the compiler's).
+# Two objects, so that a program which takes its events by itself gets only the first (src/caller.c). Global are the
+# names that the shared library exports, and those by which the two refer to each other. No groups are left, which a
+# program's linker would take for its own (i386 has such functions, of the compiler's).
 ARCHIVED	:= $(B)/obj/libaio.o $(B)/obj/libaio_reap.o
 RELOCATABLE	+= -r -nostdlib -Wl,--force-group-allocation
 
@@ -290,8 +289,7 @@ check-cross:
 MACHINE		?= i386
 KERNEL		?=
 VM_KERNEL	:= build/vm/kernel$(if $(KERNEL),-$(subst /,-,$(KERNEL)))
-# Debian 12's own kernel is one on which the library uses no io_uring.
-VM_ENGINES	?= native $(if $(KERNEL),uring) threads
+VM_ENGINES	?= native threads
 SUBSET		?= test_submit test_getevents test_destroy test_cancel test_setup test_transfer test_eventfd
 
 .PHONY: check-vm vm-suites
@@ -309,7 +307,7 @@ $(VM_KERNEL): scripts/vm-kernel scripts/vm-init
 	$(Q)scripts/vm-kernel $@.new $(KERNEL) && rm -rf $@ && mv $@.new $@
 
 # Real programs: those in tests/clients, or CLIENTS='fio qemu'.
-CLIENT_ENGINES	?= native uring threads no-uring-EPERM neither
+CLIENT_ENGINES	?= native threads no-kernel-aio
 
 check-clients:
 	@CC='$(CC)' scripts/install-dependencies build check
@@ -354,15 +352,13 @@ run:
 
 run-build: all $(B)/fsync_promise
 
-# Beside the system's library: all of it, and what waits for a disk on each engine. Then beside a copy of itself that
+# Beside the system's library: all of it, and what waits for a disk on worker threads alone. Then beside a copy of itself that
 # takes the program's word for its memory, to show what EFAULT costs.
 bench:
 	@CC='$(CC)' scripts/install-dependencies build bench
 	@$(MAKE) --no-print-directory $(JOBS) all $(B)/unchecked/libaio.so.1
 	@bench/run $(B)
-	@for engine in uring threads; do \
-		echo; echo "TRUEAIO_ENGINE=$$engine"; ONLY=cold-32 TRUEAIO_ENGINE=$$engine bench/run $(B) || exit 1; \
-	done
+	@echo; echo "TRUEAIO_ENGINE=threads"; ONLY=cold-32 TRUEAIO_ENGINE=threads bench/run $(B)
 	@echo; echo "system: this library without its checks of memory"; \
 		ONLY='(zero|cache)-.*' bench/run $(B) $(B)/unchecked/libaio.so.1
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
-# The engines that tests run on, and the refusals under which auto has to do without one: see docs/testing.md.
+# The engines that tests run on, and the refusals under which auto has to do without kernel AIO: see docs/testing.md.
 # Sourced by what runs programs on each of them. Needs $build, the directory with what was built.
 
-all_calls=(io_{setup,destroy,submit,cancel,getevents,pgetevents} io_uring_{setup,enter,register} p{read,write}v2)
+all_calls=(io_{setup,destroy,submit,cancel,getevents,pgetevents} p{read,write}v2)
 without=("$build/tests/tools/without")
 
 # set_engine NAME: sets "on", the words to put before a command, and "served_by", the engine that its contexts must
@@ -15,13 +15,10 @@ set_engine() {
 		on=(env TRUEAIO_ENGINE=reference LD_LIBRARY_PATH="$(dirname "$(scripts/system-libaio)")")
 		return
 		;;
-	no-uring-EPERM) served_by=native on=("${without[@]}" io_uring_setup:EPERM --) ;;
-	no-uring-ENOSYS) served_by=native on=("${without[@]}" io_uring_setup:ENOSYS --) ;;
-	no-kernel-aio) served_by=uring on=("${without[@]}" io_setup:EAGAIN --) ;;
-	neither) served_by=threads on=("${without[@]}" io_setup:EAGAIN io_uring_setup:EPERM --) ;;
+	no-kernel-aio) served_by=threads on=("${without[@]}" io_setup:EAGAIN --) ;;
 	emulated) served_by=threads on=() ;;
 	no-calls) served_by=threads on=("${without[@]}" "${all_calls[@]/%/:ENOSYS}" --) ;;
-	quota-used-up) served_by=uring on=("$build/tests/tools/used_up") ;;
+	quota-used-up) served_by=threads on=("$build/tests/tools/used_up") ;;
 	*)
 		served_by=$1
 		on=(env TRUEAIO_ENGINE="$1")

@@ -17,7 +17,7 @@ setup() {
 	require_library
 	cd "$BATS_TEST_TMPDIR" || return
 	unset TRUEAIO_ENGINE TRUEAIO_LOG
-	engines=(native uring threads)
+	engines=(native threads)
 	linkers=(bfd gold lld)
 	[ -z "${EMULATOR:-}" ] || engines=(threads) linkers=(bfd gold)
 	whole=(-DSETUP -DSUBMIT -DMAIN)

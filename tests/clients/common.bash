@@ -64,7 +64,7 @@ skip() {
 # Kernel AIO with the kernel's own ring: what programs that reap past the library need.
 has_kernel_ring() {
 	case $ENGINE in
-	native | no-uring-* | reference) true ;;
+	native | reference) true ;;
 	*) false ;;
 	esac
 }
@@ -91,12 +91,10 @@ must() {
 # cannot be had: one line, and the first.
 refused_as_on_libaio() {
 	local errno=EAGAIN line= status=0 expected=0
-	case $ENGINE in
-	uring | threads)
+	if [ "$ENGINE" = threads ]; then
 		errno=ENOSYS
 		line='1{/^trueaio: TRUEAIO_ENGINE cannot be /d}'
-		;;
-	esac
+	fi
 	timeout -k 5 120 env LD_LIBRARY_PATH="$(dirname "$system_library")" "${without[@]}" io_setup:$errno -- "$@" \
 		>"$WORK/expected" 2>&1 || expected=$?
 	on_library "$@" || status=$?

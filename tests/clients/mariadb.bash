@@ -32,7 +32,7 @@ said_of_aio() {
 # What it says on the system's library where io_setup is refused with the error that ours answers on this engine.
 said_on_system() {
 	local error=ENOSYS
-	[ "$ENGINE" != neither ] || error=EAGAIN
+	[ "$ENGINE" != no-kernel-aio ] || error=EAGAIN
 	timeout 60 env LD_LIBRARY_PATH="${system_library%/*}" "${without[@]}" io_setup:$error io_uring_setup:EPERM -- \
 		mariadbd --no-defaults --user=root --datadir="$data" "${innodb[@]}" --bootstrap \
 		--log-error="$WORK/system.log" </dev/null >"$WORK/output" 2>&1 || fail "no server on the system's library"

@@ -153,20 +153,10 @@ static inline bool on_native(void)
 	return strcmp(expected_engine(), "native") == 0;
 }
 
-static inline bool on_uring(void)
-{
-	return strcmp(expected_engine(), "uring") == 0;
-}
-
+/* The library carries out every request itself: nothing ends inside io_submit. */
 static inline bool on_threads(void)
 {
 	return strcmp(expected_engine(), "threads") == 0;
-}
-
-/* The library carries out every request itself: nothing ends inside io_submit. */
-static inline bool on_offloaded(void)
-{
-	return on_uring() || on_threads();
 }
 
 static inline bool on_reference(void)
@@ -283,20 +273,9 @@ static inline int kernel_aio_error(void)
  */
 static inline int setup_error_of_foreign_reapers(void)
 {
-	if (on_offloaded() && engine_is_named())
+	if (on_threads() && engine_is_named())
 		return -ENOSYS;
 	return -kernel_aio_error();
-}
-
-/* To this process as it is now. */
-static inline bool io_uring_is_refused(void)
-{
-	char parameters[256] = { 0 };
-	int ring = (int)syscall(SYS_io_uring_setup, 1, parameters);
-
-	if (ring >= 0)
-		close(ring);
-	return ring < 0;
 }
 
 /*
@@ -594,7 +573,7 @@ static inline int open_eventfd(unsigned count, int flags)
 /* For what the kernel itself counts: a semaphore's 1, a timer's expirations. */
 #define NEEDS_KERNELS_COUNTS()                                                                     \
 	do {                                                                                       \
-		if (on_offloaded() && !eventfds_count_by_any_number())                             \
+		if (on_threads() && !eventfds_count_by_any_number())                               \
 			SKIP("eventfds and timers count by their first number alone here");        \
 	} while (0)
 
@@ -735,7 +714,7 @@ static inline int end_counter(struct iocb *iocb)
 {
 	int counter;
 
-	if (!on_offloaded())
+	if (!on_threads())
 		return -1;
 	counter = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ck_assert_int_ge(counter, 0);
@@ -775,8 +754,8 @@ static inline int take_ended(io_context_t ctx, struct io_event *events, int room
 {
 	struct timespec limit = { .tv_sec = EVENT_LIMIT_SECONDS };
 
-	return on_offloaded() ? io_getevents(ctx, 1, room, events, &limit)
-			      : take_events_now(ctx, events, room);
+	return on_threads() ? io_getevents(ctx, 1, room, events, &limit)
+			    : take_events_now(ctx, events, room);
 }
 
 static inline void expect_no_event(io_context_t ctx, const char *what)

@@ -23,8 +23,8 @@
  *                              while a sync is held HERE, a direct write to the same file blocks
  *                              in the kernel, whoever submits it.  Direct reads do not, nor does
  *                              anything on other files.
- * Kernel AIO and io_uring release the inode lock as soon as a direct write is on its way.  A write
- * of an ordinary thread keeps it until it is answered, so on the engine "threads" a sync of a file
+ * Kernel AIO releases the inode lock as soon as a direct write is on its way.  A write of an
+ * ordinary thread keeps it until it is answered, so on the engine "threads" a sync of a file
  * cannot arrive while a write to it is held, whatever the library does, and a case whose sync must
  * get past a later request makes that one a read.  Direct writes share the lock there (the server
  * asks for it), unless the file is also open without O_DIRECT: then they arrive one by one.  And

@@ -913,7 +913,7 @@ CASE(a_server_that_does_not_answer_holds_nobody_up)
 	go_on_beside(fs, HOLDFS_UNCACHED, false);
 	go_on_beside(fs, O_DIRECT, false);
 	go_on_beside(fs, O_DIRECT, true);
-	if (on_offloaded()) {
+	if (on_threads()) {
 		go_on_beside(fs, 0, true);
 		go_on_beside(fs, HOLDFS_UNCACHED, true);
 	}

@@ -431,7 +431,7 @@ CASE(eventfds_are_signalled_when_destroy_returns)
 	int zero = open_device("/dev/zero", O_RDONLY), idle[2];
 	int signal_fd = open_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	/* Each io_destroy of kernel AIO takes its time. */
-	int rounds = on_offloaded() ? 1000 : 200;
+	int rounds = on_threads() ? 1000 : 200;
 	char bytes[8];
 
 	make_pipe(idle, 0);

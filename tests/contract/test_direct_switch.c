@@ -244,7 +244,7 @@ CASE(a_server_may_refuse_a_write_with_the_same_error)
 	struct holdfs *fs;
 	struct iocb iocb;
 
-	if (!on_offloaded())
+	if (!on_threads())
 		SKIP("a write that waits for a server waits in io_submit");
 	fs = holdfs_mount(1, FILE_BYTES);
 	if (!fs)

@@ -419,7 +419,7 @@ CASE(events_of_cached_reads_come_in_the_order_of_submission)
 	bool in_order;
 
 	ck_assert_int_eq(pread(file, data, COUNT * BYTES, 0), COUNT * BYTES);
-	in_order = !on_offloaded() && preadv2(file, &all, 1, 0, RWF_NOWAIT) == COUNT * BYTES;
+	in_order = !on_threads() && preadv2(file, &all, 1, 0, RWF_NOWAIT) == COUNT * BYTES;
 	for (int round = 0; round < ROUNDS; round++) {
 		bool seen[COUNT] = { false };
 

@@ -163,8 +163,8 @@ static bool kill_is_pending(pid_t pid, const char *tid)
 /*
  * Nothing of the child's own can run any more.  What is left is a wait of the kernel's for requests
  * that it has accepted; in exec the first thread waits for that, or for others that do, and only
- * few files of /proc may be asked about it without having to wait as well.  For what is in an
- * io_uring nobody waits: the new program may have ended already.
+ * few files of /proc may be asked about it without having to wait as well.  For what the library
+ * has not begun nobody waits: the new program may have ended already.
  */
 static bool has_left(pid_t pid, enum ending ending)
 {

@@ -504,7 +504,7 @@ CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 	ck_assert_uint_gt(ring->nr, 8);
 	io_prep_pread(&iocb, zero, bytes, sizeof(bytes), 0);
 	expect_ended(ctx, &iocb, HERE);
-	if (on_offloaded()) {
+	if (on_threads()) {
 		ck_assert_uint_eq(ring->magic, OWN_MAGIC);
 		ck_assert_uint_eq(ring->head, tail);
 		ck_assert_uint_eq(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE), tail);

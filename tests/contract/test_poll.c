@@ -102,7 +102,7 @@ CASE(an_event_comes_although_the_data_is_gone_by_then)
 	struct iocb iocb;
 	int ends[2];
 
-	if (on_offloaded())
+	if (on_threads())
 		SKIP("the library looks at the file again, and finds nothing");
 	ctx = new_context(8);
 	make_pipe(ends, 0);
@@ -522,7 +522,7 @@ CASE(a_reused_number_means_the_new_counter_or_timer)
 
 CASE(a_read_of_a_reused_number_is_of_the_new_counter_or_timer)
 {
-	if (!on_offloaded())
+	if (!on_threads())
 		SKIP("the read would hold io_submit itself");
 	NEEDS_KERNELS_COUNTS();
 	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {

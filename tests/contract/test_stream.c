@@ -1249,7 +1249,7 @@ CASE(reads_of_counters_and_timers_do_not_wait_for_each_other)
 	struct iocb iocbs[4];
 	int fds[4];
 
-	if (!on_offloaded()) {
+	if (!on_threads()) {
 		free_context(ctx);
 		SKIP(HOLDS_SUBMIT);
 	}

@@ -625,7 +625,7 @@ CASE(a_signal_handler_may_submit_and_take_events)
 		if (atomic_load(&handler.taken) < i)
 			ck_assert_int_eq(io_queue_wait(handler.ctx, NULL), 0);
 		ck_assert_int_eq(raise(SIGUSR1), 0);
-		ck_assert_int_ge(atomic_load(&handler.taken), on_offloaded() ? i : i + 1);
+		ck_assert_int_ge(atomic_load(&handler.taken), on_threads() ? i : i + 1);
 	}
 	ck_assert_int_eq(atomic_load(&handler.runs), 10);
 	ck_assert_int_eq(atomic_load(&handler.accepted), 10);
@@ -769,11 +769,11 @@ static void begin_and_be_interrupted(void *argument)
 	beginning.reader = ends[0];
 	CHILD_CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
 	CHILD_CHECK(timer_create(CLOCK_MONOTONIC, &event, &beginning.timer) == 0);
-	if (on_offloaded())
+	if (on_threads())
 		CHILD_CHECK(timer_settime(beginning.timer, 0, &soon, NULL) == 0);
 	CHILD_CHECK(io_setup(sizeof(events) / sizeof(events[0]), &ctx) == 0);
 	beginning.ctx = ctx;
-	if (!on_offloaded())
+	if (!on_threads())
 		CHILD_CHECK(timer_settime(beginning.timer, 0, &soon, NULL) == 0);
 	submit_pipe_read();
 	/* One that comes late, as they do under a sanitizer, is waited for. */

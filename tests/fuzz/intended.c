@@ -34,7 +34,7 @@ static bool uses_kernel_aio = true;
 
 void intended_set_engine(const char *name)
 {
-	uses_kernel_aio = strcmp(name, "uring") != 0 && strcmp(name, "threads") != 0;
+	uses_kernel_aio = strcmp(name, "threads") != 0;
 }
 
 /* noop: the number that would have been accepted if the NOOPs counted. */

@@ -3,9 +3,9 @@
  * without SYSCALL[/ARGUMENT=VALUE]:ERRNO... -- COMMAND [ARGUMENT...]
  *
  * Starts a command under a seccomp filter, as a container would, that answers the named system
- * calls with an error: "without io_uring_setup:EPERM io_setup:ENOSYS -- program".  With an
+ * calls with an error: "without io_setup:ENOSYS clone:EPERM -- program".  With an
  * argument, counted from 0, only the calls in which it has that value are answered so: an older
- * kernel can be played by "io_uring_register/1=24:EINVAL".
+ * kernel can be played by "preadv2/5=128:EOPNOTSUPP".
  *
  * Exit status: the command's; 125 if the filter could not be made, 127 if the command could not be
  * started.
