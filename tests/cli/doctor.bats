@@ -53,7 +53,7 @@ require_without()
 # Of a healthy machine, which the tests of refusals need: they look for one refusal at a time.
 require_health()
 {
-	[ "$("$tool" doctor --json | jq '.kernel_aio.works and .io_uring.works and .threads.works')" = true ] ||
+	[ "$("$tool" doctor --json | jq '.kernel_aio.works and .threads.works')" = true ] ||
 		skip "$1 is refused on this machine without the test's doing"
 }
 
@@ -62,7 +62,6 @@ require_signs_of_health()
 {
 	[ "$(uname -r | cut -d. -f1)" -ge 6 ] || skip "Linux $(uname -r) may be too old"
 	grep -q '^Seccomp:.*0$' /proc/self/status || skip "a seccomp filter is in force"
-	[ "$(cat /proc/sys/kernel/io_uring_disabled)" = 0 ] || skip "the sysctl io_uring_disabled, or none"
 	[ "$(cat /proc/sys/fs/aio-nr)" -lt "$(cat /proc/sys/fs/aio-max-nr)" ] || skip "fs.aio-max-nr"
 }
 
@@ -87,7 +86,7 @@ agree()
 	local expected line
 
 	expected=$(jq -r '"Linux \(.kernel), trueaio \(.version)",
-		(.kernel_aio, .io_uring, .threads | .sentence | sub("promised .*"; "")),
+		(.kernel_aio, .threads | .sentence | sub("promised .*"; "")),
 		(.advice[] | "Advice: " + .),
 		(select(.advice == []) | "Nothing to mend.")' <<< "$json")
 	while IFS= read -r line; do
@@ -98,7 +97,7 @@ agree()
 	expected=$(jq -r '.engines | to_entries[] | "^  \(.key) +" +
 		if .value.works | not then "io_setup fails with -\(.value.errno): "
 		elif .key == "auto" then "works, as \(.value.engine)$" else "works" end' <<< "$json")
-	[ "$(wc -l <<< "$expected")" = 4 ]
+	[ "$(wc -l <<< "$expected")" = 3 ]
 	while IFS= read -r line; do
 		grep -Eq "$line" <<< "$text" || { echo "no \"$line\" in:" "$text" >&2; return 1; }
 	done <<< "$expected"
@@ -155,78 +154,10 @@ doctor_without()
 	command -v jq > /dev/null || skip "no jq here"
 	require_signs_of_health
 	doctor 0
-	is '[.kernel_aio, .io_uring, .threads, .descriptor_tables] | map(.reason) | @json' \
-		'["works","works","works","works"]'
-	is '.engines | map_values(.engine) | @json' \
-		'{"auto":"native","native":"native","uring":"uring","threads":"threads"}'
-	is .engines.auto.offloader io_uring
-	says "; what would wait goes to an io_uring"
-}
-
-@test "io_uring is refused with EPERM" {
-	require_health io_uring
-	doctor_without 0 io_uring_setup:EPERM
-	is .seccomp_mode 2
-	is .io_uring.reason seccomp
-	is .io_uring.errno EPERM
-	is .kernel_aio.reason works
-	is .engines.auto.engine native
-	is .engines.native.offloader threads
-	is .engines.uring.errno ENOSYS
-	is .engines.uring.lacks io_uring
-	is '.files[0].fsync | @json' '["kernel_aio","threads"]'
-	says "io_uring     refused by a seccomp filter (EPERM)."
-	says "what would wait goes to worker threads"
-	says "Advice: Let the seccomp filter allow io_uring_setup"
-}
-
-@test "io_uring is refused with ENOSYS, by a filter for one call or for all" {
-	require_health io_uring
-	doctor_without 0 io_uring_setup:ENOSYS
-	is .io_uring.reason seccomp
-	is .io_uring.errno ENOSYS
-	is .engines.native.offloader threads
-	doctor_without 0 io_uring_setup:ENOSYS io_uring_enter:ENOSYS io_uring_register:ENOSYS
-	is .io_uring.reason seccomp
-	doctor_without 0 io_uring_register:EPERM
-	is .io_uring.reason seccomp
-	doctor_without 0 eventfd2:EPERM
-	is .io_uring.reason seccomp
-}
-
-@test "io_uring of older kernels" {
-	require_health io_uring
-	# Linux 5.19 has no synchronous cancelling, and is good enough.
-	doctor_without 0 io_uring_register/1=24:EINVAL
-	is .io_uring.works true
-	is '.io_uring.missing | @json' '["synchronous cancelling (Linux 6.0)"]'
-	is .engines.native.offloader io_uring
-	says "Advice: Use Linux 6.0 or later."
-	# 5.18 has no sparse registration.
-	doctor_without 0 io_uring_register/1=24:EINVAL io_uring_register/1=13:EINVAL
-	is .io_uring.reason too-old
-	is .io_uring.errno null
-	is '.io_uring.missing | length' 2
-	is .engines.native.offloader threads
-	# 5.5 cannot say what it has.
-	doctor_without 0 io_uring_register/1=8:EINVAL
-	is .io_uring.reason too-old
-	is '.io_uring.missing | length' 7
-	# 5.4 does not know the flags.
-	doctor_without 0 io_uring_setup:EINVAL
-	is .io_uring.reason too-old
-	says "IORING_SETUP_CQSIZE"
-}
-
-@test "io_uring that closes its files late" {
-	require_health io_uring
-	# The reader of a pipe, which asks for one byte, sees no end of it.
-	doctor_without 0 read/2=1:EAGAIN
-	is .io_uring.reason too-old
-	is '.io_uring.missing | @json' '["prompt closing of its files (Linux 6.18 has it, 6.12 not)"]'
-	is .engines.native.offloader threads
-	is .engines.uring.errno ENOSYS
-	says "6.12 closes files late."
+	is '[.kernel_aio, .threads, .descriptor_tables] | map(.reason) | @json' '["works","works","works"]'
+	is '.engines | map_values(.engine) | @json' '{"auto":"native","native":"native","threads":"threads"}'
+	is .engines.auto.offloader threads
+	says "; what would wait goes to worker threads"
 }
 
 @test "kernel AIO is refused with EPERM" {
@@ -234,14 +165,16 @@ doctor_without()
 	doctor_without 0 io_setup:EPERM
 	is .kernel_aio.reason seccomp
 	is .kernel_aio.errno EPERM
-	is .engines.auto.engine uring
+	is .seccomp_mode 2
+	is .engines.auto.engine threads
 	is .engines.native.errno ENOSYS
 	is .engines.native.lacks kernel_aio
-	is .environment.engine uring
-	is '.files[0] | [.buffered_reads, .direct_reads, .writes, .fsync] | flatten | unique | @json' '["io_uring"]'
+	is .environment.engine threads
+	is '.files[0] | [.buffered_reads, .direct_reads, .writes, .fsync] | flatten | unique | @json' '["threads"]'
 	is .features.io_cmd_poll null
+	is '.advice | length' 1
 	says "Programs that take their events from the kernel's ring by themselves get kernel AIO's error."
-	says "on the engine uring these go to:"
+	says "on the engine threads these go to:"
 }
 
 @test "kernel AIO is refused with ENOSYS" {
@@ -249,7 +182,7 @@ doctor_without()
 	doctor_without 0 io_setup:ENOSYS
 	is .kernel_aio.reason seccomp
 	is .kernel_aio.errno ENOSYS
-	is .engines.auto.engine uring
+	is .engines.auto.engine threads
 	is .engines.native.errno ENOSYS
 }
 
@@ -257,7 +190,7 @@ doctor_without()
 	require_health "kernel AIO"
 	doctor_without 0 io_setup:EAGAIN
 	is .kernel_aio.reason seccomp
-	is .engines.auto.engine uring
+	is .engines.auto.engine threads
 	# As the library: only what means that kernel AIO is not there becomes ENOSYS.
 	is .engines.native.errno EAGAIN
 }
@@ -267,29 +200,18 @@ doctor_without()
 	doctor_without 1 io_setup:ENOMEM
 	is .kernel_aio.reason no-memory
 	is .engines.auto.errno ENOMEM
-	is .engines.uring.works true
+	is .engines.threads.works true
 	is .environment.engine null
 	is '.files[0].writes' null
 	says "TRUEAIO_ENGINE is not set: every io_setup fails with -ENOMEM"
 }
 
-@test "kernel AIO and io_uring are refused" {
-	require_health "one of them"
-	doctor_without 0 io_setup:EPERM io_uring_setup:EPERM
-	is .engines.auto.engine threads
-	is '.files[0] | [.buffered_reads, .direct_reads, .writes, .fsync] | flatten | unique | @json' '["threads"]'
-	is '.advice | length' 2
-}
-
-@test "threads are refused: the io_uring has none to drive it, and native waits" {
+@test "threads are refused: native waits" {
 	require_health threads
 	doctor_without 0 clone3:EPERM clone:EPERM
 	is .threads.reason seccomp
-	is .io_uring.works false
-	is .io_uring.reason seccomp
-	says "io_uring     has no thread: refused by a seccomp filter (EPERM)."
-	is .engines.uring.lacks threads
 	is .engines.threads.errno ENOSYS
+	is .engines.threads.lacks threads
 	is .engines.native.works true
 	is .engines.native.offloader null
 	is '.files[0].fsync | @json' '["kernel_aio"]'
@@ -347,9 +269,6 @@ doctor_without()
 	is .threads.reason process-limit
 	is .threads.errno EAGAIN
 	is .threads.limit 1
-	# Whose ring has a thread.
-	is .io_uring.reason process-limit
-	is '.io_uring.missing | @json' '[]'
 	is .engines.native.offloader null
 	says "as many processes and threads as allowed: RLIMIT_NPROC = 1 (EAGAIN)"
 	says "Advice: Raise the limit: ulimit -u"
@@ -385,13 +304,12 @@ END
 }
 
 @test "the process has no descriptors left" {
-	require_health io_uring
-	# One is free: enough for the ring, and not for its doorbell.
+	require_health threads
+	# One is free: enough for epoll, and not for a pair of sockets.
 	doctor 0 -- bash -c 'exec 3>&-; ulimit -n 4; exec "$@"' bash
-	is .io_uring.reason process-files
-	is .io_uring.errno EMFILE
-	is .io_uring.limit 4
 	is .descriptor_tables.reason process-files
+	is .descriptor_tables.errno EMFILE
+	is .descriptor_tables.limit 4
 	is .engines.native.offloader threads
 	says "this process has no descriptor left for it: RLIMIT_NOFILE = 4 (EMFILE)"
 }
@@ -410,25 +328,25 @@ END
 	TRUEAIO_THREADS=7 TRUEAIO_ENGINE= doctor 0
 	is .environment.threads_max 7
 	is .environment.engine native
-	TRUEAIO_ENGINE=uring doctor 0
-	is .environment.engine uring
 	TRUEAIO_ENGINE=auto TRUEAIO_THREADS=many doctor 0
 	is .environment.engine native
 	is .environment.threads_max 64
 }
 
 @test "an engine that cannot be had is a failure" {
-	require_health io_uring
-	export TRUEAIO_ENGINE=uring
-	doctor_without 1 io_uring_setup:EPERM
+	require_health threads
+	export TRUEAIO_ENGINE=threads
+	doctor_without 1 clone3:EPERM clone:EPERM
 	is .environment.engine null
 	is .engines.auto.works true
-	says "TRUEAIO_ENGINE=uring: every io_setup fails with -ENOSYS"
+	says "TRUEAIO_ENGINE=threads: every io_setup fails with -ENOSYS"
 	says "Advice: Unset TRUEAIO_ENGINE: another engine works here."
 	TRUEAIO_ENGINE=steam doctor 1
 	is .environment.engine null
 	says "TRUEAIO_ENGINE=steam: there is no such engine"
-	says "Advice: Unset TRUEAIO_ENGINE, or set it to auto, native, uring or threads."
+	says "Advice: Unset TRUEAIO_ENGINE, or set it to auto, native or threads."
+	TRUEAIO_ENGINE=steam run -1 "$tool" cp file copy
+	[ "$(grep -c 'that this library does not have; use auto, native or threads, or unset it$' <<< "$output")" = 1 ]
 }
 
 @test "a file on a disk" {
@@ -444,12 +362,12 @@ END
 	is .files[0].device "$(findmnt -n -o MAJ:MIN -T file | tr -d ' ')"
 	[ "$(jq '.files[0].in_memory' <<< "$json")" = false ] || skip "$PWD is in memory: half of the test was not run"
 	is '.files[0].writes | @json' '["kernel_aio"]'
-	is '.files[0].fsync | @json' '["kernel_aio","io_uring"]'
+	is '.files[0].fsync | @json' '["kernel_aio","threads"]'
 	if [ "$(jq '.files[0].rwf_nowait' <<< "$json")" = true ]; then
-		is '.files[0].buffered_reads | @json' '["kernel_aio_nowait","io_uring"]'
-		says "buffered reads  kernel AIO with RWF_NOWAIT; what would wait, to the io_uring"
+		is '.files[0].buffered_reads | @json' '["kernel_aio_nowait","threads"]'
+		says "buffered reads  kernel AIO with RWF_NOWAIT; what would wait, to worker threads"
 	else
-		is '.files[0].buffered_reads | @json' '["io_uring"]'
+		is '.files[0].buffered_reads | @json' '["threads"]'
 	fi
 	if dd if=/dev/zero of=direct bs=4096 count=1 oflag=direct status=none 2> /dev/null; then
 		is .files[0].o_direct true
@@ -487,7 +405,7 @@ END
 	doctor 0 faulty/file
 	is '.files[0].file_system | startswith("fuse")' true
 	is .files[0].rwf_nowait false
-	is '.files[0].buffered_reads | @json' '["io_uring"]'
+	is '.files[0].buffered_reads | @json' '["threads"]'
 	is '.files[0].writes | @json' '["kernel_aio"]'
 	says 'reads can say "would block": no'
 }
@@ -499,9 +417,9 @@ END
 	doctor 0 fifo
 	is .files[0].type FIFO
 	is .files[0].opened false
-	is '.files[0].buffered_reads | @json' '["io_uring"]'
+	is '.files[0].buffered_reads | @json' '["threads"]'
 	is '.files[0].fsync | @json' '[]'
-	says "the io_uring, one after the other"
+	says "worker threads, one after the other"
 	[ "$(timeout 20 cat fifo)" = kept ]
 	wait
 }
@@ -514,10 +432,10 @@ END
 	is .files[0].opened true
 	is '.files[0].writes | @json' '["kernel_aio"]'
 	is .files[1].opened false
-	is '.files[1].writes | @json' '["io_uring"]'
+	is '.files[1].writes | @json' '["threads"]'
 	is .files[2].type directory
 	is '.files[2].writes | @json' '[]'
-	is '.files[2].fsync | @json' '["kernel_aio","io_uring"]'
+	is '.files[2].fsync | @json' '["kernel_aio","threads"]'
 	is .files[3].in_memory true
 	is '.files[3].fsync | @json' '[]'
 	# A device that may do anything when it is opened.
@@ -563,8 +481,8 @@ END
 	local rules
 
 	require_without
-	for rules in "io_pgetevents:EPERM" "io_setup:EPERM" "io_setup:EAGAIN" "io_setup:ENOSYS io_uring_setup:EPERM" \
-		"io_setup:EPERM io_uring_register/1=13:EINVAL" "io_setup:EPERM clone3:EPERM clone:EPERM"; do
+	for rules in "io_pgetevents:EPERM" "io_setup:EPERM" "io_setup:EAGAIN" "io_setup:ENOSYS" \
+		"io_setup:EPERM clone3:EPERM clone:EPERM"; do
 		rm -f log copy
 		# shellcheck disable=SC2086 # rules are words
 		engine=$("$without" $rules -- "$tool" doctor --json | jq -r .environment.engine)
