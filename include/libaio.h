@@ -369,7 +369,7 @@ extern int io_queue_wait(io_context_t ctx, struct timespec *timeout);
  *   "native"              the kernel's AIO, helped by the library where the kernel would hold the
  *                         caller
  *   "native-passthrough"  the same for a program that reads the completions without the library
- *   "uring", "threads"    the library's io_uring, or its worker threads, without kernel AIO
+ *   "threads"             the library's worker threads, without kernel AIO
  *   "none"                what served it takes no more requests: the program has closed a
  *                         descriptor that the library needs
  * Later versions may have other names.
