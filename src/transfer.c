@@ -109,7 +109,7 @@ long ta_transfer_rest(const struct ta_operation *operation, int fd, int flags)
 				 : result;
 }
 
-/* The operation's I/O priority for this thread.  For giving back: what it had; -1 if it keeps it. */
+/* The operation's I/O priority for this thread.  Returns what to give back; -1: nothing. */
 long ta_transfer_take_priority(const struct ta_operation *operation)
 {
 	const long which_process = 1, this_thread = 0;

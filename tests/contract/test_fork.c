@@ -202,7 +202,7 @@ static void look_at_parents_context(struct busy *busy)
 
 	expect_every_call_is_refused(&busy->old, busy->scene.ctx, &busy->iocbs[0], busy->scene.fd);
 	expect_no_engine(busy->scene.ctx);
-	/* The parent's ring is not inherited: nothing else keeps its address from the child's own. */
+	/* The parent's ring is not inherited, and the child's own must not get its address. */
 	mmap((void *)busy->scene.ctx, 1, PROT_NONE,
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	CHILD_CHECK(io_setup(4, &own) == 0);

@@ -365,7 +365,7 @@ static void choose_oddity(struct decoder *decoder, struct element *element)
 	case 244:
 		iocb->u.c.nbytes = (unsigned long)-5;
 #if __SIZEOF_LONG__ == 4
-		/* Negative for the kernel, which would take all that is behind the buffer otherwise. */
+		/* Negative for the kernel, which would take all behind the buffer otherwise. */
 		iocb->u.c.__pad2 = ~0u;
 #endif
 		break;
