@@ -7,7 +7,7 @@
  * decides, and the output names the file that was mapped, so that nobody compares a library with
  * itself by mistake. bench/run calls it many times, in turns on either library, and does the sums.
  *
- * Method: three modes.
+ * Method: modes. These are here; those that measure calls in company are in crowd.c.
  *   cost     --batch requests go in with one io_submit and come out with one io_getevents, over and
  *            over. The timed part is cut into slices and the middle slice is reported: a neighbour
  *            on the machine that takes the processor away for a while spoils a few slices, not the
@@ -17,43 +17,28 @@
  *            by an io_submit of its own, which is timed: a library that reads inside io_submit
  *            holds its caller there. Every block is read once: no read is a hit by accident.
  *   context  io_setup, one read, io_destroy, each timed. Nothing is in flight at io_destroy.
- * All modes warm up first, use a fixed number of requests and CLOCK_MONOTONIC, check the result of
- * every read, and print lines of "name value". A call that fails ends the program with status 1.
+ * These warm up first and use a fixed number of requests. All modes use CLOCK_MONOTONIC, check the
+ * result of every request, and print lines of "name value". A call that fails ends the program with
+ * status 1.
  */
 #define _GNU_SOURCE
+#include "measure.h"
+
 #include <argp.h>
 #include <dlfcn.h>
 #include <err.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <libaio.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Room in each context: more than any batch here, little enough to be granted everywhere. */
 #define CONTEXT_EVENTS 128
-/* Odd, so that there is a middle one. */
-#define SLICES 25
-#define PAGE_BYTES 4096
 /* Of a file's pages, how many in a hundred may be cached for it to count as cold. */
 #define RESIDENT_PERCENT 1
-
-struct options {
-	const char *mode;
-	const char *file;
-	size_t size;
-	size_t batch;
-	size_t requests;
-	size_t skip;
-	bool direct;
-};
 
 /* The reads of one run: each iocb has a buffer of its own, and the offsets go round in blocks. */
 struct load {
@@ -69,55 +54,6 @@ struct load {
 	size_t next_block;
 };
 
-static _Noreturn void refuse(const char *call, long result)
-{
-	if (result < 0)
-		errx(1, "%s: %s", call, strerror((int)-result));
-	errx(1, "%s: unexpected result %ld", call, result);
-}
-
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-}
-
-static int compare_times(const void *left, const void *right)
-{
-	uint64_t a = *(const uint64_t *)left;
-	uint64_t b = *(const uint64_t *)right;
-
-	return (a > b) - (a < b);
-}
-
-static void *allocate(size_t count, size_t size)
-{
-	void *memory = calloc(count, size);
-
-	if (!memory)
-		err(1, "%zu times %zu bytes of memory", count, size);
-	return memory;
-}
-
-/* Every block number once, in an order that looks random and is the same in every run. */
-static void shuffle_blocks(struct load *load, size_t count)
-{
-	uint64_t state = 88172645463325252U;
-
-	load->blocks = allocate(count, sizeof(*load->blocks));
-	load->block_count = count;
-	for (size_t i = 0; i < count; i++) {
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		size_t other = (size_t)(state % (i + 1));
-		load->blocks[i] = load->blocks[other];
-		load->blocks[other] = (uint32_t)i;
-	}
-}
-
 static long long next_offset(struct load *load)
 {
 	long long offset = (long long)load->blocks[load->next_block] * (long long)load->size;
@@ -127,19 +63,9 @@ static long long next_offset(struct load *load)
 	return offset;
 }
 
-static io_context_t open_context(void)
+static struct load *open_load(const struct options *options)
 {
-	io_context_t context = NULL;
-	int result = io_setup(CONTEXT_EVENTS, &context);
-
-	if (result)
-		refuse("io_setup", result);
-	return context;
-}
-
-static void open_load(struct load *load, const struct options *options)
-{
-	size_t buffer_bytes = (options->size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+	struct load *load = allocate(1, sizeof(*load));
 
 	load->descriptor = open(options->file, O_RDONLY | (options->direct ? O_DIRECT : 0));
 	if (load->descriptor < 0)
@@ -147,7 +73,8 @@ static void open_load(struct load *load, const struct options *options)
 	/* Only seeking finds the end of a block device; a character device has none: one block. */
 	off_t end = lseek(load->descriptor, 0, SEEK_END);
 	size_t count = end < 0 ? 0 : (size_t)end / options->size;
-	shuffle_blocks(load, count ? count : 1);
+	load->block_count = count ? count : 1;
+	load->blocks = shuffled_numbers(load->block_count);
 	load->next_block = options->skip % load->block_count;
 
 	load->size = options->size;
@@ -156,22 +83,19 @@ static void open_load(struct load *load, const struct options *options)
 	load->list = allocate(load->batch, sizeof(*load->list));
 	load->events = allocate(load->batch, sizeof(*load->events));
 	for (size_t i = 0; i < load->batch; i++) {
-		void *buffer = aligned_alloc(PAGE_BYTES, buffer_bytes);
+		void *buffer = allocate_pages(options->size);
 
-		if (!buffer)
-			err(1, "%zu bytes of memory", buffer_bytes);
-		/* Page faults in the buffer would be counted as the library's. */
-		memset(buffer, 1, buffer_bytes);
 		io_prep_pread(&load->iocbs[i], load->descriptor, buffer, load->size, 0);
 		load->list[i] = &load->iocbs[i];
 	}
-	load->context = open_context();
+	load->context = open_context(CONTEXT_EVENTS);
+	print_engine(load->context);
+	return load;
 }
 
 static void check_read(const struct load *load, const struct io_event *event)
 {
-	if (event->res != load->size)
-		refuse("read", (long)event->res);
+	expect("read", (long)event->res, (long)load->size);
 }
 
 static void submit_and_reap(struct load *load)
@@ -180,18 +104,16 @@ static void submit_and_reap(struct load *load)
 
 	for (size_t i = 0; i < load->batch; i++)
 		load->iocbs[i].u.c.offset = next_offset(load);
-	long accepted = io_submit(load->context, batch, load->list);
-	if (accepted != batch)
-		refuse("io_submit", accepted);
-	long reaped = io_getevents(load->context, batch, batch, load->events, NULL);
-	if (reaped != batch)
-		refuse("io_getevents", reaped);
+	expect("io_submit", io_submit(load->context, batch, load->list), batch);
+	expect("io_getevents", io_getevents(load->context, batch, batch, load->events, NULL),
+	       batch);
 	for (size_t i = 0; i < load->batch; i++)
 		check_read(load, &load->events[i]);
 }
 
-static void measure_cost(struct load *load, const struct options *options)
+static void measure_cost(const struct options *options)
 {
+	struct load *load = open_load(options);
 	size_t turns = options->requests / load->batch / SLICES;
 	uint64_t slices[SLICES];
 
@@ -210,9 +132,8 @@ static void measure_cost(struct load *load, const struct options *options)
 	}
 	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
 
-	qsort(slices, SLICES, sizeof(*slices), compare_times);
 	double requests = (double)(turns * load->batch);
-	printf("wall_ns %.1f\n", (double)slices[SLICES / 2] / requests);
+	printf("wall_ns %.1f\n", (double)median(slices, SLICES) / requests);
 	printf("cpu_ns %.1f\n", (double)cpu_ns / requests / SLICES);
 }
 
@@ -246,8 +167,7 @@ static uint64_t submit_one(struct load *load, struct iocb *iocb)
 	uint64_t start = clock_ns(CLOCK_MONOTONIC);
 	long accepted = io_submit(load->context, 1, &iocb);
 	uint64_t end = clock_ns(CLOCK_MONOTONIC);
-	if (accepted != 1)
-		refuse("io_submit", accepted);
+	expect("io_submit", accepted, 1);
 	return end - start;
 }
 
@@ -274,8 +194,9 @@ static void keep_in_flight(struct load *load, size_t count, uint64_t *times)
 	}
 }
 
-static void measure_cold(struct load *load, const struct options *options)
+static void measure_cold(const struct options *options)
 {
+	struct load *load = open_load(options);
 	size_t count = options->requests;
 	size_t warm_up = count / 20;
 	uint64_t *times = allocate(count, sizeof(*times));
@@ -291,42 +212,39 @@ static void measure_cold(struct load *load, const struct options *options)
 	wall_ns = clock_ns(CLOCK_MONOTONIC) - wall_ns;
 	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
 
-	qsort(times, count, sizeof(*times), compare_times);
 	printf("requests_per_s %.0f\n", (double)count * 1e9 / (double)wall_ns);
-	printf("submit_median_ns %" PRIu64 "\n", times[count / 2]);
+	printf("submit_median_ns %" PRIu64 "\n", median(times, count));
 	printf("submit_p99_ns %" PRIu64 "\n", times[count * 99 / 100]);
 	printf("cpu_ns %.1f\n", (double)cpu_ns / (double)count);
 	free(times);
 }
 
-static void measure_context(struct load *load, const struct options *options)
+static void measure_context(const struct options *options)
 {
+	struct load *load = open_load(options);
 	size_t count = options->requests;
 	size_t warm_up = 2;
 	uint64_t *setup_times = allocate(count, sizeof(*setup_times));
 	uint64_t *destroy_times = allocate(count, sizeof(*destroy_times));
 
-	/* The context that every mode starts with. */
-	int result = io_destroy(load->context);
-	for (size_t i = 0; result == 0 && i < warm_up + count; i++) {
+	/* The context that every load starts with. */
+	expect("io_destroy", io_destroy(load->context), 0);
+	for (size_t i = 0; i < warm_up + count; i++) {
 		size_t turn = i < warm_up ? 0 : i - warm_up;
 
 		uint64_t start = clock_ns(CLOCK_MONOTONIC);
-		load->context = open_context();
+		load->context = open_context(CONTEXT_EVENTS);
 		setup_times[turn] = clock_ns(CLOCK_MONOTONIC) - start;
 
 		submit_and_reap(load);
 
 		start = clock_ns(CLOCK_MONOTONIC);
-		result = io_destroy(load->context);
+		int result = io_destroy(load->context);
 		destroy_times[turn] = clock_ns(CLOCK_MONOTONIC) - start;
+		expect("io_destroy", result, 0);
 	}
-	if (result)
-		refuse("io_destroy", result);
-	qsort(setup_times, count, sizeof(*setup_times), compare_times);
-	qsort(destroy_times, count, sizeof(*destroy_times), compare_times);
-	printf("setup_ns %" PRIu64 "\n", setup_times[count / 2]);
-	printf("destroy_ns %" PRIu64 "\n", destroy_times[count / 2]);
+	printf("setup_ns %" PRIu64 "\n", median(setup_times, count));
+	printf("destroy_ns %" PRIu64 "\n", median(destroy_times, count));
 	free(setup_times);
 	free(destroy_times);
 }
@@ -353,29 +271,24 @@ static void print_library(void)
 	fclose(maps);
 }
 
-/*
- * Looked up by name, not through a weak reference: one binary runs on both libraries, and a linker
- * that saw only the one without the symbol may settle a weak reference as null for good.
- */
-static void print_engine(io_context_t context)
-{
-	const char *(*engine)(io_context_t) = NULL;
-	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");
-	const char *name = NULL;
-
-	memcpy(&engine, &symbol, sizeof(engine));
-	if (engine)
-		name = engine(context);
-	printf("engine %s\n", engine ? (name ? name : "unknown") : "none");
-}
+/* Options that have no letter. */
+enum { DIRECTORY = 256, THREADS, CONTEXTS, DESCRIPTORS, MILLISECONDS, USED, EXTEND };
 
 static const struct argp_option option_list[] = {
 	{ "file", 'f', "PATH", 0, "file or device to read (default /dev/zero)", 0 },
 	{ "size", 's', "BYTES", 0, "bytes a read (default 4096)", 0 },
 	{ "batch", 'b', "COUNT", 0, "reads per io_submit; cold: reads in flight (default 1)", 0 },
-	{ "requests", 'n', "COUNT", 0, "reads to measure; context: contexts (default 10000)", 0 },
+	{ "requests", 'n', "COUNT", 0,
+	  "reads to measure; context: contexts; cancel: polls in flight (default 10000)", 0 },
 	{ "skip", 'k', "COUNT", 0, "pass over so many of the shuffled blocks first", 0 },
 	{ "direct", 'd', NULL, 0, "open with O_DIRECT", 0 },
+	{ "directory", DIRECTORY, "PATH", 0, "where files are made (default .)", 0 },
+	{ "threads", THREADS, "COUNT", 0, "pairs: threads (default 1)", 0 },
+	{ "contexts", CONTEXTS, "COUNT", 0, "contexts; pairs: idle ones (default 0)", 0 },
+	{ "used", USED, NULL, 0, "pairs: each idle context has served a request", 0 },
+	{ "descriptors", DESCRIPTORS, "COUNT", 0, "closed: descriptors; files: files", 0 },
+	{ "extend", EXTEND, NULL, 0, "files: they are empty", 0 },
+	{ "milliseconds", MILLISECONDS, "COUNT", 0, "pairs, closed: how long (default 300)", 0 },
 	{ NULL, 0, NULL, 0, NULL, 0 },
 };
 
@@ -388,6 +301,37 @@ static size_t parse_number(const char *text, size_t lowest, size_t highest,
 	if (*text < '0' || *text > '9' || *end || number < lowest || number > highest)
 		argp_error(state, "%s is not a number from %zu to %zu", text, lowest, highest);
 	return (size_t)number;
+}
+
+static error_t parse_crowd(int key, char *argument, struct argp_state *state)
+{
+	struct options *options = state->input;
+
+	switch (key) {
+	case DIRECTORY:
+		options->directory = argument;
+		return 0;
+	case THREADS:
+		options->threads = parse_number(argument, 1, MAX_THREADS, state);
+		return 0;
+	case CONTEXTS:
+		options->contexts = parse_number(argument, 0, 1 << 20, state);
+		return 0;
+	case DESCRIPTORS:
+		options->descriptors = parse_number(argument, 1, 1 << 20, state);
+		return 0;
+	case MILLISECONDS:
+		options->milliseconds = parse_number(argument, SLICES, 60000, state);
+		return 0;
+	case USED:
+		options->used = true;
+		return 0;
+	case EXTEND:
+		options->extend = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
 }
 
 static error_t parse_option(int key, char *argument, struct argp_state *state)
@@ -423,7 +367,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 			argp_usage(state);
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_crowd(key, argument, state);
 	}
 }
 
@@ -431,16 +375,17 @@ int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
-		void (*measure)(struct load *load, const struct options *options);
+		void (*measure)(const struct options *options);
 	} modes[] = {
-		{ "cost", measure_cost },
-		{ "cold", measure_cold },
-		{ "context", measure_context },
+		{ "cost", measure_cost },	{ "cold", measure_cold },
+		{ "context", measure_context }, { "pairs", measure_pairs },
+		{ "closed", measure_closed },	{ "files", measure_files },
+		{ "cancel", measure_cancel },	{ "contexts", measure_contexts },
 	};
 	const struct argp parser = {
 		.options = option_list,
 		.parser = parse_option,
-		.args_doc = "cost|cold|context",
+		.args_doc = "cost|cold|context|pairs|closed|files|cancel|contexts",
 		.doc = "Measure what the calls of libaio cost on the library that is loaded.",
 	};
 	struct options options = {
@@ -448,17 +393,18 @@ int main(int argc, char **argv)
 		.size = 4096,
 		.batch = 1,
 		.requests = 10000,
+		.directory = ".",
+		.threads = 1,
+		.descriptors = 1,
+		.milliseconds = 300,
 	};
-	struct load load = { 0 };
 
 	argp_parse(&parser, argc, argv, 0, NULL, &options);
 	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
 		if (strcmp(options.mode, modes[i].name) != 0)
 			continue;
-		open_load(&load, &options);
 		print_library();
-		print_engine(load.context);
-		modes[i].measure(&load, &options);
+		modes[i].measure(&options);
 		return 0;
 	}
 	errx(2, "%s: no such mode", options.mode);

@@ -16,9 +16,9 @@ set key below samplen 1.5
 set yrange [STATS_records - 0.3:-0.7]
 set ytics scale 0
 set logscale x 2
-set xrange [1.0/256:16]
+set xrange [1.0/512:64]
 set xtics ("1/128" 1.0/128, "1/32" 1.0/32, "1/8" 1.0/8, "1/4" 1.0/4, "1/2" 1.0/2, "1" 1, \
-	"2" 2, "4" 4, "8" 8)
+	"2" 2, "4" 4, "8" 8, "32" 32)
 set grid xtics linecolor "#dddddd"
 set arrow from 1, graph 0 to 1, graph 1 nohead linecolor "#444444"
 set style fill solid noborder
@@ -35,6 +35,6 @@ plot results skip 1 using (1.1):0:(remark(strcol(13))):ytic(3) with labels left 
 		title "middle half of the rounds", \
 	"" skip 1 using 12:($0 - 0.42):(0):(0.84) \
 		with vectors nohead linewidth 3 linecolor "black" title "aim", \
-	"" skip 1 using (11):0:(strcol(8) eq "-" ? "" : strcol(8)) with labels notitle, \
+	"" skip 1 using (44):0:(strcol(8) eq "-" ? "" : strcol(8)) with labels notitle, \
 	keyentry with boxes linecolor rgb blue title "better", \
 	keyentry with boxes linecolor rgb orange title "worse"

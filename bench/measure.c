@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* What the modes of bench share; each function's contract is in measure.h. */
+#define _GNU_SOURCE
+#include "measure.h"
+
+#include <dlfcn.h>
+#include <err.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Noreturn void refuse(const char *call, long result)
+{
+	if (result < 0)
+		errx(1, "%s: %s", call, strerror((int)-result));
+	errx(1, "%s: unexpected result %ld", call, result);
+}
+
+void expect(const char *call, long result, long wanted)
+{
+	if (result != wanted)
+		refuse(call, result);
+}
+
+void *allocate(size_t count, size_t size)
+{
+	void *memory = calloc(count, size);
+
+	if (!memory)
+		err(1, "%zu times %zu bytes of memory", count, size);
+	return memory;
+}
+
+void *allocate_pages(size_t bytes)
+{
+	size_t whole = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+	void *memory = aligned_alloc(PAGE_BYTES, whole);
+
+	if (!memory)
+		err(1, "%zu bytes of memory", whole);
+	/* Page faults would be counted as the library's. */
+	memset(memory, 1, whole);
+	return memory;
+}
+
+io_context_t open_context(size_t events)
+{
+	io_context_t context = NULL;
+
+	expect("io_setup", io_setup((int)events, &context), 0);
+	return context;
+}
+
+uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
+
+static int compare_numbers(const void *left, const void *right)
+{
+	uint64_t a = *(const uint64_t *)left;
+	uint64_t b = *(const uint64_t *)right;
+
+	return (a > b) - (a < b);
+}
+
+uint64_t median(uint64_t *list, size_t count)
+{
+	qsort(list, count, sizeof(*list), compare_numbers);
+	return list[count / 2];
+}
+
+uint32_t *shuffled_numbers(size_t count)
+{
+	uint32_t *numbers = allocate(count, sizeof(*numbers));
+	uint64_t state = 88172645463325252U;
+
+	for (size_t i = 0; i < count; i++) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		size_t other = (size_t)(state % (i + 1));
+		numbers[i] = numbers[other];
+		numbers[other] = (uint32_t)i;
+	}
+	return numbers;
+}
+
+/*
+ * Looked up by name, not through a weak reference: one binary runs on both libraries, and a linker
+ * that saw only the one without the symbol may settle a weak reference as null for good.
+ */
+void print_engine(io_context_t context)
+{
+	const char *(*engine)(io_context_t) = NULL;
+	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");
+	const char *name = NULL;
+
+	memcpy(&engine, &symbol, sizeof(engine));
+	if (engine)
+		name = engine(context);
+	printf("engine %s\n", engine ? (name ? name : "unknown") : "none");
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* What the modes of bench share. bench.c says what is measured, and how. */
+#ifndef MEASURE_H
+#define MEASURE_H
+
+#include <libaio.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+/* Odd, so that there is a middle one. */
+#define SLICES 25
+#define PAGE_BYTES 4096
+#define MAX_THREADS 64
+
+struct options {
+	const char *mode;
+	const char *file;
+	const char *directory;
+	size_t size;
+	size_t batch;
+	size_t requests;
+	size_t skip;
+	size_t threads;
+	size_t contexts;
+	size_t descriptors;
+	size_t milliseconds;
+	bool direct;
+	bool used;
+	bool extend;
+};
+
+/* These end the program with status 1 where something fails. */
+_Noreturn void refuse(const char *call, long result);
+void expect(const char *call, long result, long wanted);
+void *allocate(size_t count, size_t size);
+void *allocate_pages(size_t bytes);
+io_context_t open_context(size_t events);
+
+uint64_t clock_ns(clockid_t clock);
+/* Sorts the list. */
+uint64_t median(uint64_t *list, size_t count);
+/* Every number below count once, in an order that looks random and is the same in every run. */
+uint32_t *shuffled_numbers(size_t count);
+void print_engine(io_context_t context);
+
+/* crowd.c */
+void measure_pairs(const struct options *options);
+void measure_closed(const struct options *options);
+void measure_files(const struct options *options);
+void measure_cancel(const struct options *options);
+void measure_contexts(const struct options *options);
+
+#endif
