@@ -42,6 +42,8 @@
 /* Polls are spread over so many eventfds, and so many of them are cancelled. */
 #define EVENTFDS 1000
 #define CANCELS 201
+/* A slice in which fewer ended tells nothing by itself. */
+#define FEW 50
 #define DESTROY_NS 3000000000U
 /* What the program has open besides the descriptors that it was told to open. */
 #define OTHER_DESCRIPTORS 200
@@ -154,14 +156,14 @@ static uint64_t total(const struct tally *tally)
 	return sum;
 }
 
-/* In the middle slice, or on average where not even half of the slices saw one end. Sorts. */
+/* In the middle slice, or on average where the slices saw too few end to tell them apart. Sorts. */
 static double per_second(struct tally *tally)
 {
 	double seconds = (double)tally->slice_ns / 1e9;
 	uint64_t sum = total(tally);
 	uint64_t middle = median(tally->counts, SLICES);
 
-	return middle ? (double)middle / seconds : (double)sum / seconds / SLICES;
+	return (double)(middle < FEW ? sum : middle * SLICES) / seconds / SLICES;
 }
 
 /* pairs */
