@@ -40,7 +40,7 @@ static const struct option options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
-/* The library's own, see threads_wanted in select.c. */
+/* The library's own, see threads_wanted in process.c. */
 #define THREADS_DEFAULT 64
 #define THREADS_MAX 1024
 

@@ -239,17 +239,20 @@ static void route_requests(const struct system_facts *system, int fd, enum ta_fi
 
 static void look_inside(int fd, const struct system_facts *system, struct file_facts *facts)
 {
-	struct ta_descriptor descriptor = { .number = fd };
+	bool is_direct;
+	enum ta_file_class class = ta_file_classify(fd, &is_direct);
 
 	facts->is_opened = true;
-	ta_file_classify(&descriptor);
-	facts->is_in_memory = S_ISREG(facts->mode) && descriptor.file_class == TA_FILE_KERNEL;
 	facts->says_would_block = ta_probe_read_flags(fd, RWF_NOWAIT);
+	/* Found out by the first read that cannot say "would block". */
+	if (S_ISREG(facts->mode) && facts->says_would_block == 0)
+		class = ta_file_classify_slow(fd);
+	facts->is_in_memory = S_ISREG(facts->mode) && class == TA_FILE_KERNEL;
 	if (S_ISREG(facts->mode) || S_ISBLK(facts->mode)) {
 		facts->takes_dontcache = ta_probe_read_flags(fd, RWF_DONTCACHE);
 		look_at_direct(fd, facts);
 	}
-	route_requests(system, fd, (enum ta_file_class)descriptor.file_class, facts);
+	route_requests(system, fd, class, facts);
 }
 
 static void look_from_outside(const struct system_facts *system, struct file_facts *facts)

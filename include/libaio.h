@@ -273,7 +273,8 @@ extern int io_queue_release(io_context_t ctx);
  * key of an iocb is set to 0.  Completions may come in any order: only IO_CMD_FSYNC and
  * IO_CMD_FDSYNC wait, for all requests accepted before them on the same file (io_fsync below).
  * Buffered writes are copied and O_DIRECT requests are started in here; reads that must wait for
- * the device, pipes, sockets and terminals never hold the caller.
+ * the device, pipes, sockets and terminals do not hold the caller, with the exceptions that
+ * io_submit(3) names.
  *
  * Returns the number accepted, from 0 to nr; or, if the first is refused,
  *   -EINVAL      ctx is no context; nr is negative; the opcode is unknown, the file can't do it,
@@ -281,7 +282,7 @@ extern int io_queue_release(io_context_t ctx);
  *                eventfd, more than 1024 iovecs)
  *   -EFAULT      the array, the iocb or its iovecs can't be read, or key can't be written
  *   -EBADF       aio_fildes or resfd is not open, or not for this direction
- *   -EAGAIN      the context is full: take events first
+ *   -EAGAIN      the context is full: take events first; rarely, something else is short
  *   -EOPNOTSUPP  the file knows no such RWF_* flag
  *   -EPERM       the priority asked for needs a privilege
  * An error met during the transfer itself (EIO, ENOSPC, EFAULT for the buffer, EINVAL for the
@@ -328,7 +329,7 @@ extern int io_getevents(io_context_t ctx, long min_nr, long nr, struct io_event 
 /*
  * io_pgetevents - io_getevents under another signal mask (io_getevents(3), pselect(2)).
  * @sigmask: the thread's mask during the call, put in place and taken back atomically with the
- *           wait.  Null: as io_getevents.
+ *           wait (before Linux 4.18 just before it).  Null: as io_getevents.
  *
  * Returns what io_getevents does; -EFAULT also if sigmask can't be read.
  */
@@ -370,8 +371,6 @@ extern int io_queue_wait(io_context_t ctx, struct timespec *timeout);
  *                         caller
  *   "native-passthrough"  the same for a program that reads the completions without the library
  *   "threads"             the library's worker threads, without kernel AIO
- *   "none"                what served it takes no more requests: the program has closed a
- *                         descriptor that the library needs
  * Later versions may have other names.
  *
  * The string is static: the caller must not free it.  Null if ctx is no context of this process.
@@ -568,7 +567,8 @@ static __inline__ int trueaio_sync(io_context_t ctx, struct iocb *iocb, io_callb
  * @cb:   for io_queue_run; the event's data.  Null if events are taken by io_getevents.
  * @fd:   the file.
  *
- * The call returns at once.  The event comes after every request has ended that this process
+ * The call returns at once, except where the fsync can't be held: then it waits for what is in
+ * flight on the file.  The event comes after every request has ended that this process
  * submitted earlier on this file, through any descriptor and any context, and after the file has
  * then been synchronized.  Requests that failed or were cancelled have ended; IO_CMD_POLL is not
  * waited for.  Requests submitted later do not wait for this one, nor it for them.  res is 0, or

@@ -12,7 +12,7 @@
  */
 #include "api.h"
 
-#include "offload.h"
+#include "work.h"
 #include "probe.h"
 
 #include <stdio.h>
@@ -63,8 +63,14 @@ static bool is_refusal(int result)
 
 static int set_up_offloaded(struct ta_process *process, int nr_events, io_context_t *made)
 {
-	if (!ta_offload_open())
-		return -ENOSYS;
+	struct ta_signals before;
+	int result;
+
+	ta_signals_block(&before);
+	result = ta_service_open(TA_SERVICE_WORK);
+	ta_signals_set(&before, NULL);
+	if (result < 0)
+		return result;
 	return ta_context_setup(process, (unsigned)nr_events, TA_CONTEXT_OFFLOADED, made);
 }
 
@@ -123,6 +129,7 @@ static int set_up(int nr_events, io_context_t *ctxp, const void *caller)
 		return -EFAULT;
 	if (present || nr_events == 0)
 		return -EINVAL;
+	ta_helper_begin(process);
 	result = set_up_as_asked(process, nr_events, ta_caller_reaps_by_itself(caller), &made);
 	if (result < 0)
 		return result;
@@ -150,7 +157,7 @@ TA_EXPORT int io_destroy(io_context_t ctx)
 {
 	struct ta_process *process;
 
-	if (ta_thread_is_inside() || ta_thread.calls > 0)
+	if (ta_thread_is_inside())
 		return -EAGAIN;
 	process = ta_process_enter();
 	return process ? ta_context_destroy(process, ctx) : -EINVAL;
@@ -185,17 +192,13 @@ TA_EXPORT int io_queue_release(io_context_t ctx)
 TA_EXPORT int io_submit(io_context_t ctx, long nr, struct iocb *iocbs[])
 {
 	struct ta_process *process;
-	int result;
 
 	if (ta_thread_is_inside())
 		return -EAGAIN;
 	process = ta_process_enter();
 	if (ta_unlikely(!process))
 		return -EINVAL;
-	ta_thread.calls++;
-	result = ta_submit(process, ctx, nr, iocbs);
-	ta_thread.calls--;
-	return result;
+	return ta_submit(process, ctx, nr, iocbs);
 }
 
 /* See trueaio_sync_call in libaio.h. */
@@ -288,8 +291,7 @@ TA_EXPORT const char *trueaio_engine(io_context_t ctx)
 		engine = "native-passthrough";
 		break;
 	case TA_CONTEXT_OFFLOADED:
-		/* None any more: the program has closed what they need. */
-		engine = ta_offload_is_there() ? "threads" : "none";
+		engine = "threads";
 		break;
 	default:
 		engine = "native";

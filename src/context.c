@@ -1,34 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Contexts: the table of handles, set-up, destruction, and what each context keeps of descriptors.
+ * Contexts: the table of handles, set-up and destruction.
  *
  * The table maps the program's handle to our context without following the handle, which may be any
  * number.  Look-ups take no lock: buckets are chains of type-stable contexts, and a hit counts only
  * after its handle was read again under the context's lock.  A miss is settled under table_lock,
  * because a chain can change under a reader's feet.
  *
- * Destroying a kernel context takes two grace periods, about 30 ms.  The caller does not pay them:
- * it waits for what is in flight, as the manual demands, and *retires* the idle kernel context.  A
- * retired one that was never used serves the next io_setup of the same size; the others are
- * destroyed by a retirer thread within 100 ms, so that its share of fs.aio-max-nr comes back.
+ * Destruction.  The handle and the generation of the context change first, so that whoever sleeps
+ * there finds out when it wakes, and nobody has to be waited for who might never come back.  Waited
+ * for are the library's own threads and io_submits that are not the kernel's alone, which no signal
+ * interrupts.  Requests in the kernel's hands are ended by its io_destroy, which also wakes all
+ * sleepers and cancels polls.
  *
- * Destruction must not drain the ring while another thread still sleeps in the kernel: the wake-up
- * that was posted for it is an event in that ring, and a sleeper that finds the ring empty again
- * goes on sleeping.  So: first everybody leaves, then the destroyer drives.
+ * The kernel's io_destroy takes two grace periods, about 30 ms.  Of an idle context the caller does
+ * not pay them: it is *retired*.  A retired one that was never used serves the next io_setup of the
+ * same size; the others are destroyed by a retirer thread within 100 ms, so that their share of
+ * fs.aio-max-nr comes back.  Its sleepers are woken by an event that nobody drains.
  */
 #include "internal.h"
 
+#include "work.h"
 #include "pool.h"
-
-#include <string.h>
 
 /* How long a retired kernel context waits for an io_setup that can use it. */
 #define RETIRE_GRACE_NS (10 * 1000000LL)
 /* A retirer destroys about 30 contexts a second; this many a thread come back within 100 ms. */
 #define RETIRED_PER_RETIRER 2
 #define RETIRERS_MAX 16
-/* How often a destroyer looks again for a POLL that was being submitted when it looked first. */
-#define CANCEL_RETRY_NS 1000000LL
 
 static _Atomic(struct ta_context *) *bucket_of(struct ta_process *process, uintptr_t handle)
 {
@@ -73,11 +72,6 @@ static void link_context(struct ta_process *process, struct ta_context *context,
 			      memory_order_relaxed);
 	/* release: a look-up that finds the context finds it whole. */
 	atomic_store_explicit(bucket, context, memory_order_release);
-	context->all_previous = NULL;
-	context->all_next = process->contexts;
-	if (process->contexts)
-		process->contexts->all_previous = context;
-	process->contexts = context;
 }
 
 /* The handle means nothing any more.  table_lock and the context's lock are held. */
@@ -96,83 +90,81 @@ static void unlink_context(struct ta_process *process, struct ta_context *contex
 	atomic_store_explicit(&context->handle, 0, memory_order_relaxed);
 }
 
-/*
- * Nothing is in flight any more: from here on no fsync looks for earlier requests in the context.
- */
-static void unlist_context(struct ta_process *process, struct ta_context *context)
-{
-	ta_lock(&process->table_lock);
-	if (context->all_previous)
-		context->all_previous->all_next = context->all_next;
-	else
-		process->contexts = context->all_next;
-	if (context->all_next)
-		context->all_next->all_previous = context->all_previous;
-	ta_unlock(&process->table_lock);
-}
-
 /* table_lock is held. */
 static struct ta_context *alloc_context(struct ta_process *process)
 {
 	struct ta_context *context = process->free_contexts;
 
 	if (!context) {
-		const size_t count = 8;
-		size_t i;
+		size_t count = TA_PAGE_BYTES / sizeof(*context), i;
 
-		context = ta_pages_alloc(count * sizeof(*context));
+		context = ta_page_take();
 		if (!context)
 			return NULL;
+		memset(context, 0, TA_PAGE_BYTES);
 		for (i = 0; i + 1 < count; i++)
-			context[i].all_next = &context[i + 1];
-		process->free_contexts = context;
+			context[i].list_next = &context[i + 1];
 	}
-	process->free_contexts = context->all_next;
+	process->free_contexts = context->list_next;
 	return context;
 }
 
 static void free_context(struct ta_process *process, struct ta_context *context)
 {
 	ta_lock(&process->table_lock);
-	context->all_next = process->free_contexts;
+	context->list_next = process->free_contexts;
 	process->free_contexts = context;
 	ta_unlock(&process->table_lock);
 }
+
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 /*
  * How many requests an idle kernel context of this ring takes: it hands out free places in batches
  * (kernel: ioctx_alloc, req_batch).  Ours take no more, so a full context says so whoever would do
  * the work.
  */
-static uint32_t capacity_of(const struct ta_ring *ring)
+static uint32_t capacity_of(const struct ta_context *context)
 {
-	uint32_t places = ring->event_count - 1;
+	uint32_t places = context->event_count - 1;
 	uint32_t batch = places / (4 * ta_possible_cpus());
 
 	return batch > 1 ? places / batch * batch : places;
 }
 
-/* Memory that is not touched before its slot is needed: an idle context has none of it. */
-static int alloc_slots(struct ta_context *context)
+/* One more page of slots; the first of them, or NULL when there is no memory. */
+TA_COLD struct ta_slot *ta_slots_grow(struct ta_context *context)
 {
-	uint32_t count = capacity_of(context->ring);
+	struct ta_slot_page *page = ta_page_take();
+	size_t i;
 
-	context->slots = ta_pages_alloc(count * sizeof(*context->slots));
-	if (!context->slots)
-		return -ENOMEM;
-	context->slot_count = count;
-	context->touched_slots = 0;
-	context->free_slots = NULL;
-	return 0;
+	if (!page)
+		return NULL;
+	page->context = context;
+	page->next = context->slot_pages;
+	context->slot_pages = page;
+	for (i = 0; i < TA_SLOTS_A_PAGE; i++) {
+		page->slots[i].state = TA_SLOT_FREE;
+		page->slots[i].next = i + 1 < TA_SLOTS_A_PAGE ? &page->slots[i + 1] : NULL;
+	}
+	context->free_slots = page->slots;
+	return page->slots;
 }
 
 static void free_slots(struct ta_context *context)
 {
-	if (context->slots)
-		ta_pages_free(context->slots, context->slot_count * sizeof(*context->slots));
-	context->slots = NULL;
+	struct ta_slot_page *page;
+
+	while ((page = context->slot_pages) != NULL) {
+		context->slot_pages = page->next;
+		page->context = NULL;
+		ta_page_put(page);
+	}
 	context->free_slots = NULL;
-	context->slot_count = 0;
+	context->used = 0;
+	if (context->index)
+		ta_page_put(context->index);
+	context->index = NULL;
 }
 
 static size_t ring_bytes(uint32_t event_count)
@@ -186,27 +178,39 @@ static struct ta_context *take_retired(struct ta_process *process, unsigned aske
 {
 	struct ta_context **link, *context;
 
-	for (link = &process->retired; (context = *link) != NULL; link = &context->all_next) {
+	for (link = &process->retired; (context = *link) != NULL; link = &context->list_next) {
 		/*
 		 * One that has carried requests keeps free places parked with other CPUs, and would
-		 * take fewer than a new one.
+		 * take fewer than a new one; and one in which somebody sleeps has an event in its
+		 * ring.
 		 */
-		if (!any && (context->asked != asked || context->sequence > 0))
+		if (!any &&
+		    (context->asked != asked || context->sequence > 0 || context->sleepers > 0))
 			continue;
-		*link = context->all_next;
+		*link = context->list_next;
 		process->retired_count--;
 		return context;
 	}
 	return NULL;
 }
 
+/* The kernel finds its context by a number in the ring, which is the program's memory. */
+static void destroy_kernel_context(const struct ta_context *context)
+{
+	struct ta_ring *ring = (struct ta_ring *)context->kernel_handle;
+
+	if (ta_kaio_destroy(context->kernel_handle) != -EINVAL || !ta_memory_ask(&ring->id))
+		return;
+	ring->id = context->ring_id;
+	ta_kaio_destroy(context->kernel_handle);
+}
+
 static void destroy_retired(struct ta_process *process, struct ta_context *context)
 {
 	if (context->mode == TA_CONTEXT_OFFLOADED)
-		ta_pages_free(context->ring, ring_bytes(context->ring->event_count));
+		ta_pages_free((void *)context->kernel_handle, ring_bytes(context->event_count));
 	else
-		ta_kaio_destroy(context->kernel_handle);
-	free_slots(context);
+		destroy_kernel_context(context);
 	free_context(process, context);
 }
 
@@ -230,7 +234,8 @@ static bool flush_retired(struct ta_process *process)
 	}
 }
 
-static void *retirer(void *argument)
+/* A helper that destroys retired contexts until there are none. */
+void *ta_retirer(void *argument)
 {
 	struct ta_process *process = argument;
 	_Atomic uint32_t nobody_wakes = 0;
@@ -264,7 +269,7 @@ static void retire(struct ta_process *process, struct ta_context *context)
 		destroy_retired(process, context);
 		return;
 	}
-	context->all_next = process->retired;
+	context->list_next = process->retired;
 	process->retired = context;
 	process->retired_count++;
 	start = process->retired_count > RETIRED_PER_RETIRER * process->retirers &&
@@ -272,10 +277,9 @@ static void retire(struct ta_process *process, struct ta_context *context)
 	if (start)
 		process->retirers++;
 	ta_unlock(&process->table_lock);
-	if (start && ta_thread_start(retirer, process) < 0) {
+	if (start && !ta_retirer_start(process)) {
 		ta_lock(&process->table_lock);
-		process->retirers--;
-		start = process->retirers == 0;
+		start = --process->retirers == 0;
 		ta_unlock(&process->table_lock);
 		if (start)
 			flush_retired(process);
@@ -306,11 +310,9 @@ static int obtain_context(struct ta_process *process, unsigned nr_events,
 		free_context(process, context);
 		return result;
 	}
-	context->asked = nr_events;
-	context->sequence = 0;
-	context->ring = (struct ta_ring *)context->kernel_handle;
-	context->slots = NULL;
-	ta_syscall3(SYS_madvise, context->kernel_handle, ring_bytes(context->ring->event_count),
+	context->event_count = ((struct ta_ring *)context->kernel_handle)->event_count;
+	context->ring_id = ((struct ta_ring *)context->kernel_handle)->id;
+	ta_syscall3(SYS_madvise, context->kernel_handle, ring_bytes(context->event_count),
 		    MADV_DONTFORK);
 	*obtained = context;
 	return 0;
@@ -348,6 +350,7 @@ static int make_offloaded(struct ta_process *process, unsigned nr_events,
 			  struct ta_context **obtained)
 {
 	struct ta_context *context;
+	struct ta_ring *ring;
 	uint32_t event_count;
 	int result = count_events(nr_events, &event_count);
 
@@ -358,21 +361,38 @@ static int make_offloaded(struct ta_process *process, unsigned nr_events,
 	ta_unlock(&process->table_lock);
 	if (!context)
 		return -ENOMEM;
-	context->ring = ta_pages_alloc(ring_bytes(event_count));
-	if (!context->ring) {
+	ring = ta_pages_alloc(ring_bytes(event_count));
+	if (!ring) {
 		free_context(process, context);
 		return -ENOMEM;
 	}
-	context->ring->event_count = event_count;
-	context->ring->compat_features = 1;
-	context->ring->header_length = sizeof(struct ta_ring);
-	context->kernel_handle = (unsigned long)context->ring;
-	context->mode = TA_CONTEXT_OFFLOADED;
-	context->asked = nr_events;
-	context->sequence = 0;
-	context->slots = NULL;
+	ring->event_count = event_count;
+	ring->compat_features = 1;
+	ring->header_length = sizeof(struct ta_ring);
+	context->event_count = event_count;
+	context->kernel_handle = (unsigned long)ring;
 	*obtained = context;
 	return 0;
+}
+
+/*
+ * What a context that serves again has left; table_lock keeps others from it, and its handle is
+ * none yet.
+ */
+static void reset(struct ta_context *context, unsigned nr_events, enum ta_context_mode mode)
+{
+	ta_lock(&context->lock);
+	context->generation += context->generation == 0;
+	context->mode = mode;
+	context->asked = nr_events;
+	context->ring = (struct ta_ring *)context->kernel_handle;
+	context->dying = false;
+	context->sequence = 0;
+	context->sleepers = context->unaware = context->unlimited = 0;
+	context->wake_posted = false;
+	context->may_post = false;
+	context->slot_count = capacity_of(context);
+	ta_unlock(&context->lock);
 }
 
 /* 0 and the new context's handle, or what io_setup returns of such a mode. */
@@ -386,16 +406,13 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 					      : obtain_context(process, nr_events, &context);
 	if (result < 0)
 		return result;
-	context->mode = mode;
+	reset(context, nr_events, mode);
 	if (mode == TA_CONTEXT_PASSTHROUGH)
 		result = ta_passthrough_open(context);
-	else if (!context->slots)
-		result = alloc_slots(context);
 	if (result < 0) {
 		destroy_retired(process, context);
 		return result;
 	}
-	context->dying = false;
 	/* Atomic for those who check it in a stale handle. */
 	atomic_store_explicit(&context->ring->magic,
 			      mode == TA_CONTEXT_PASSTHROUGH ? TA_RING_MAGIC_KERNEL
@@ -420,88 +437,72 @@ void ta_context_leave(struct ta_context *context)
 	}
 }
 
+/* Waits until no thread is inside.  The lock is held, and let go meanwhile. */
+static void wait_until_left(struct ta_context *context)
+{
+	while (context->inside > 0) {
+		uint32_t seen = atomic_load(&context->inside_word);
+
+		ta_unlock(&context->lock);
+		ta_futex_wait(&context->inside_word, seen, TA_NO_DEADLINE);
+		ta_lock(&context->lock);
+	}
+}
+
+/* Waits until the library's own operations have ended, and their eventfds are signalled. */
+static void wait_for_operations(struct ta_context *context)
+{
+	while (context->operations > 0 || context->inside > 0) {
+		uint32_t seen = atomic_load(&context->inside_word);
+
+		ta_unlock(&context->lock);
+		ta_futex_wait(&context->inside_word, seen, TA_NO_DEADLINE);
+		ta_lock(&context->lock);
+	}
+}
+
 /*
- * Unlinks the context and tells its sleepers.  Returns it locked, or NULL if the handle is none: a
- * second destroy finds nothing.
+ * Unlinks the context: from here on its sleepers are strangers.  Returns it locked, or NULL if the
+ * handle is none: a second destroy finds nothing.
  */
 static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t handle)
 {
 	struct ta_context *context;
-	struct ta_waiter *waiter;
 
 	ta_lock(&process->table_lock);
 	context = find_context(process, handle);
-	if (!context) {
-		ta_unlock(&process->table_lock);
-		return NULL;
+	if (context) {
+		ta_lock(&context->lock);
+		unlink_context(process, context);
+		context->dying = true;
+		/* Never zero again, which a forked child finds there. */
+		context->generation += context->generation == UINT32_MAX ? 2 : 1;
 	}
-	ta_lock(&context->lock);
-	unlink_context(process, context);
-	context->dying = true;
 	ta_unlock(&process->table_lock);
-	for (waiter = context->waiters; waiter; waiter = waiter->next)
-		ta_waiter_wake(context, waiter);
-	atomic_fetch_add(&context->assist_word, 1);
-	ta_futex_wake(&context->assist_word, INT32_MAX);
 	return context;
 }
 
-/*
- * Cancels what might never end: polls, and reads and writes of streams.  Returns true if something
- * may have slipped through.
- */
-static bool cancel_endless(struct ta_context *context, struct ta_work *work)
+static bool may_wait_for_ever(const struct ta_operation *operation)
 {
-	struct io_event unused_event;
-	bool again = false;
-	uint32_t i;
-
-	for (i = 0; i < context->touched_slots; i++) {
-		struct ta_slot *slot = &context->slots[i];
-
-		if (slot->state == TA_SLOT_KERNEL && slot->iocb.aio_lio_opcode == IO_CMD_POLL) {
-			/*
-			 * Not found: it is firing right now, or its io_submit has not reached the
-			 * kernel yet.
-			 */
-			if (ta_kaio_cancel(context->kernel_handle, &slot->iocb, &unused_event) ==
-			    -EINVAL)
-				again = true;
-		} else if (slot->state == TA_SLOT_OPERATION &&
-			   (slot->operation->is_stream || slot->operation->opcode == IO_CMD_POLL)) {
-			ta_operation_abandon(slot->operation, work);
-			again = true;
-		} else if (slot->state == TA_SLOT_SUBMITTING) {
-			again = true;
-		}
-	}
-	return again;
+	return ta_is_stream(operation) || operation->opcode == IO_CMD_POLL;
 }
 
 /*
- * Waits until no thread sleeps or announces in the context.  The lock is held, and let go
- * meanwhile.  A sleeper in the kernel goes when there is an event; the wake-up that is posted for
- * it needs a place in the ring, and so does the end of each POLL that is cancelled.  Nobody drains
- * meanwhile, so the event stays until all have seen it.
+ * Of our operations those that might never end: polls, and reads and writes of streams.  The lock
+ * is held.
  */
-static void wait_until_left(struct ta_context *context, bool wake)
+static void abandon_endless(struct ta_context *context)
 {
-	while (context->inside > 0) {
-		uint32_t seen = atomic_load(&context->inside_word);
-		struct ta_work work = { 0 };
-		int64_t deadline_ns = TA_NO_DEADLINE;
+	struct ta_slot_page *page;
+	size_t i;
 
-		if (wake && cancel_endless(context, &work))
-			deadline_ns = 0;
-		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
-		if (wake && context->mode == TA_CONTEXT_MEDIATED &&
-		    ta_ring_is_empty(context->ring) && ta_kaio_post(context->kernel_handle, -1) < 0)
-			deadline_ns = 0;
-		if (deadline_ns == 0)
-			deadline_ns = ta_now_ns() + CANCEL_RETRY_NS;
-		ta_futex_wait(&context->inside_word, seen, deadline_ns);
-		ta_lock(&context->lock);
+	for (page = context->slot_pages; page; page = page->next) {
+		for (i = 0; i < TA_SLOTS_A_PAGE; i++) {
+			struct ta_slot *slot = &page->slots[i];
+
+			if (slot->state == TA_SLOT_OPERATION && may_wait_for_ever(slot->operation))
+				ta_operation_abandon(slot->operation);
+		}
 	}
 }
 
@@ -515,152 +516,143 @@ static void free_ready(struct ta_context *context)
 	}
 	context->ready_tail = NULL;
 	context->ready_count = 0;
+	context->unaware = 0;
+}
+
+/* The kernel context is gone: so are all requests that it had.  The lock is held. */
+static void end_kernel_requests(struct ta_context *context, struct ta_work *work)
+{
+	struct ta_slot_page *page;
+	size_t i;
+
+	for (page = context->slot_pages; page; page = page->next) {
+		for (i = 0; i < TA_SLOTS_A_PAGE; i++) {
+			struct ta_slot *slot = &page->slots[i];
+
+			if (slot->state != TA_SLOT_KERNEL)
+				continue;
+			if (slot->epoch)
+				ta_epoch_leave(context, slot->epoch, work);
+			ta_slot_free(context, slot);
+		}
+	}
 }
 
 /*
- * Cancels what might never end, and says when to look again: never, or after a multiple of the time
- * that it takes to look, which with a million requests is long.
+ * The lock is held, and let go meanwhile.  No sleeper is told: it finds out by the call that it
+ * sleeps in.
  */
-static int64_t cancel_again_at(struct ta_context *context, struct ta_work *work)
+static void destroy_in_kernel(struct ta_context *context)
 {
-	int64_t before_ns = ta_now_ns(), pause_ns;
+	struct ta_work work = { 0 };
 
-	if (!cancel_endless(context, work))
-		return TA_NO_DEADLINE;
-	pause_ns = 8 * (ta_now_ns() - before_ns);
-	return ta_now_ns() + (pause_ns > CANCEL_RETRY_NS ? pause_ns : CANCEL_RETRY_NS);
+	context->ring = NULL;
+	ta_unlock(&context->lock);
+	destroy_kernel_context(context);
+	ta_lock(&context->lock);
+	end_kernel_requests(context, &work);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	ta_lock(&context->lock);
 }
 
-/* Drives the context until nothing is in flight; the events are lost, as the manual says. */
-static void finish_requests(struct ta_context *context)
+/*
+ * Ends what is in flight, and wakes whoever sleeps.  The lock is held, and let go meanwhile.  True:
+ * the kernel context is idle and still there.
+ */
+static bool finish_mediated(struct ta_context *context)
 {
-	struct ta_waiter self = { .want = UINT32_MAX, .event_fd = -1 };
-	int64_t deadline_ns = 0;
-	int error;
+	struct ta_work work = { 0 };
+	bool is_idle;
 
-	context->driver = &self;
-	for (;;) {
-		struct ta_work work = { 0 };
+	ta_drain(context, &work);
+	free_ready(context);
+	is_idle = context->used == context->operations;
+	if (is_idle && context->sleepers > 0)
+		is_idle = ta_kaio_post(context->kernel_handle) == 0;
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	ta_lock(&context->lock);
+	if (!is_idle)
+		destroy_in_kernel(context);
+	return is_idle;
+}
 
-		ta_drain(context, &work);
-		if (work.tried || work.issue) {
-			ta_unlock(&context->lock);
-			ta_work_finish(context, &work);
-			ta_lock(&context->lock);
-			continue;
-		}
-		free_ready(context);
-		if (context->used == 0 && context->proxies == 0) {
-			if (context->inside == 0)
-				break;
-			wait_until_left(context, false);
-			continue;
-		}
-		if (ta_now_ns() >= deadline_ns)
-			deadline_ns = cancel_again_at(context, &work);
-		if (work.issue) {
-			ta_unlock(&context->lock);
-			ta_work_finish(context, &work);
-			ta_lock(&context->lock);
-			continue;
-		}
-		ta_drive_once(context, &self, deadline_ns, NULL, &error);
-	}
-	context->driver = NULL;
+/* Those who sleep find out that the context is gone.  The lock is held. */
+static void wake_sleepers(struct ta_context *context)
+{
+	atomic_fetch_add(&context->word, 1);
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		ta_futex_wake(&context->word, INT32_MAX);
+	else if (context->mode == TA_CONTEXT_MEDIATED && context->sleepers > 0)
+		ta_kaio_post(context->kernel_handle);
 }
 
 /* What a context kept of descriptors; the lock is held. */
-static void forget_descriptors(struct ta_context *context)
+static void forget_epochs(struct ta_context *context)
 {
-	memset(context->descriptors, 0, sizeof(context->descriptors));
-	context->last_descriptor = NULL;
-	context->free_descriptors = NULL;
+	ta_assert(atomic_load(&context->owed) == 0);
+	memset(context->epoch_buckets, 0, sizeof(context->epoch_buckets));
+	context->open_epochs = NULL;
+	context->last_epoch = NULL;
 	context->free_epochs = NULL;
 	ta_pool_free_all(&context->pool_pages);
 }
 
-int ta_context_destroy(struct ta_process *process, io_context_t handle)
+/* The lock is held, and let go meanwhile.  True: a kernel context is left to retire. */
+static bool finish(struct ta_context *context)
 {
-	struct ta_context *context = begin_destroy(process, (uintptr_t)handle);
-	bool passthrough;
+	bool is_idle = false;
 
-	if (!context)
-		return -EINVAL;
-	passthrough = context->mode == TA_CONTEXT_PASSTHROUGH;
-	wait_until_left(context, !passthrough);
-	if (!passthrough)
-		finish_requests(context);
-	ta_unlock(&context->lock);
-	if (passthrough) {
-		ta_kaio_destroy(context->kernel_handle);
+	wake_sleepers(context);
+	wait_until_left(context);
+	if (context->mode == TA_CONTEXT_PASSTHROUGH) {
+		destroy_in_kernel(context);
+		ta_unlock(&context->lock);
+		/*
+		 * What is tracked has ended, whatever the ring said.  Held fsyncs are carried out
+		 * without it.
+		 */
 		ta_passthrough_close(context);
+		ta_lock(&context->lock);
+		wait_for_operations(context);
+		return false;
 	}
-	unlist_context(process, context);
-	ta_lock(&context->lock);
-	ta_assert(context->owed == 0 && !context->waiters && !context->driver);
-	forget_descriptors(context);
-	context->wake_posted = false;
+	abandon_endless(context);
+	if (context->mode == TA_CONTEXT_MEDIATED)
+		is_idle = finish_mediated(context);
+	wait_for_operations(context);
+	free_ready(context);
+	return is_idle;
+}
+
+static void destroy(struct ta_process *process, struct ta_context *context)
+{
+	bool is_idle = finish(context);
+
+	/* An fsync may still find the context among the busy ones. */
+	context->ring = NULL;
+	forget_epochs(context);
+	free_slots(context);
 	ta_unlock(&context->lock);
-	if (passthrough)
-		free_context(process, context);
+	if (is_idle)
+		retire(process, context);
 	else if (context->mode == TA_CONTEXT_OFFLOADED)
 		destroy_retired(process, context);
 	else
-		retire(process, context);
-	return 0;
+		free_context(process, context);
 }
 
-/* ---- descriptors and epochs ------------------------------------------------------------------ */
-
-/* The record of a descriptor number, made if there is none; NULL when there is no memory. */
-struct ta_descriptor *ta_descriptor_find(struct ta_context *context, int number)
+/* io_destroy(3).  As the kernel's, it is not interrupted by signals. */
+int ta_context_destroy(struct ta_process *process, io_context_t handle)
 {
-	struct ta_descriptor **bucket =
-		&context->descriptors[(unsigned)number % TA_DESCRIPTOR_BUCKETS];
-	struct ta_descriptor *descriptor;
+	struct ta_signals before;
+	struct ta_context *context;
 
-	for (descriptor = *bucket; descriptor; descriptor = descriptor->next)
-		if (descriptor->number == number)
-			break;
-	if (!descriptor) {
-		descriptor = TA_POOL_TAKE(&context->free_descriptors, &context->pool_pages, next);
-		if (!descriptor)
-			return NULL;
-		*descriptor = (struct ta_descriptor){ .number = number, .next = *bucket };
-		*bucket = descriptor;
-	}
-	context->last_descriptor = descriptor;
-	return descriptor;
-}
-
-/* Gives the descriptor an open epoch: 0 or -EAGAIN. */
-int ta_epoch_open(struct ta_context *context, struct ta_descriptor *descriptor)
-{
-	struct ta_epoch *epoch = TA_POOL_TAKE(&context->free_epochs, &context->pool_pages, next);
-
-	if (!epoch)
-		return -EAGAIN;
-	*epoch = (struct ta_epoch){ .descriptor = descriptor, .next = descriptor->epochs };
-	descriptor->epochs = epoch;
-	descriptor->open = epoch;
-	return 0;
-}
-
-/* The last request of a sealed epoch has ended: tells the syncs that wait for it, and drops it. */
-TA_COLD void ta_epoch_drained(struct ta_context *context, struct ta_epoch *epoch,
-			      struct ta_work *work)
-{
-	struct ta_process *process = ta_process();
-	struct ta_epoch **link = &epoch->descriptor->epochs;
-
-	if (epoch->waits) {
-		context->owed--;
-		ta_lock(&process->barrier_lock);
-		ta_barrier_drained(&process->barrier, epoch, &work->issue);
-		ta_unlock(&process->barrier_lock);
-	}
-	while (*link != epoch)
-		link = &(*link)->next;
-	*link = epoch->next;
-	TA_POOL_PUT(&context->free_epochs, epoch, next);
+	ta_signals_block(&before);
+	context = begin_destroy(process, (uintptr_t)handle);
+	if (context)
+		destroy(process, context);
+	ta_signals_set(&before, NULL);
+	return context ? 0 : -EINVAL;
 }

@@ -2,12 +2,17 @@
 /*
  * What a descriptor is, as far as sending a request the right way needs to know.
  *
- * The answer is a hint, remembered for one tick of the kernel's clock (a few milliseconds): numbers
- * are closed and reused, and glusterfs switches O_DIRECT on and off between requests.  A stale hint
- * sends a request the slower way or lets io_submit wait for a disk as it always did; it never
- * changes what the request does.  One mistake would not do: a number that has become a pipe, socket
- * or terminal may hold its caller for ever.  So what goes to the kernel without RWF_NOWAIT is asked
- * about in each batch, by the cheapest call that tells (about 100 ns).
+ * Nothing is learned about a file by reading from it, where that could take something away or
+ * bother somebody: it is told by its type, its flags and its file system.  What a real request is
+ * answered may teach more.
+ *
+ * The class of a descriptor is a hint, remembered by who asks for it: numbers are closed and
+ * reused, and glusterfs switches O_DIRECT on and off between requests.  A stale hint sends a
+ * request the slower way or lets io_submit wait for a disk as it always did; it never changes what
+ * the request does.  One mistake would not do: a number that has become a pipe, socket or terminal
+ * may hold its caller for ever.  So what goes to the kernel without RWF_NOWAIT is asked about in
+ * each batch, by the cheapest call that tells (about 100 ns), which does not wait for the position
+ * of the file, as lseek does.
  */
 #include "internal.h"
 
@@ -45,6 +50,14 @@
 #endif
 #ifndef RWF_DONTCACHE
 #define RWF_DONTCACHE 0x00000080
+#endif
+
+/* Of <linux/magic.h>, what older ones lack. */
+#ifndef CIFS_SUPER_MAGIC
+#define CIFS_SUPER_MAGIC 0xFF534D42
+#endif
+#ifndef SMB2_SUPER_MAGIC
+#define SMB2_SUPER_MAGIC 0xFE534D42
 #endif
 
 /* No file has data here, so a read answers without touching any, access time included. */
@@ -116,6 +129,43 @@ static int identify_without_statx(int fd, struct ta_file_identity *identity)
 	return 0;
 }
 
+/* A number that /proc tells of an open file. */
+static bool look_up(int fd, const char *name, uint64_t *number)
+{
+	char path[48], text[512], *place;
+	long file, length;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
+	file = ta_syscall4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	if (file < 0)
+		return false;
+	length = ta_syscall3(SYS_read, file, text, sizeof(text) - 1);
+	ta_syscall1(SYS_close, file);
+	text[length > 0 ? length : 0] = '\0';
+	place = strstr(text, name);
+	if (!place)
+		return false;
+	*number = strtoull(place + strlen(name), NULL, 10);
+	return true;
+}
+
+/*
+ * FUSE does not tell another user than its own what an open file is, but reads and writes it.  It
+ * is asked for nothing, which it tells with the device, and /proc for the inode (Linux 5.14).
+ */
+static int identify_in_secret(int fd, struct ta_file_identity *identity)
+{
+	struct statx status;
+
+	if (ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &status) < 0)
+		return -EACCES;
+	*identity = (struct ta_file_identity){
+		.device = makedev(status.stx_dev_major, status.stx_dev_minor),
+		.mode = S_IFREG,
+	};
+	return look_up(fd, "ino:", &identity->inode) ? 0 : -EACCES;
+}
+
 /*
  * Device, inode and type.  Block devices are identified by the device they are, not by the node
  * they were opened through.  Network and FUSE file systems are not asked afresh: the server may be
@@ -127,9 +177,10 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	long result = ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
 				  STATX_TYPE | STATX_INO, &status);
 
-	if (result == -ENOSYS || result == -EPERM) {
+	if (result == -ENOSYS || result == -EPERM)
 		return identify_without_statx(fd, identity);
-	}
+	if (result == -EACCES)
+		return identify_in_secret(fd, identity);
 	if (result < 0)
 		return (int)result;
 	*identity = (struct ta_file_identity){
@@ -140,6 +191,14 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	};
 	settle_block_device(identity);
 	return 0;
+}
+
+/* Character devices that are memory: null, zero, full, random.  They never wait. */
+static bool is_memory_device(uint32_t mode, uint64_t node)
+{
+	const unsigned memory_major = 1;
+
+	return S_ISCHR(mode) && major(node) == memory_major;
 }
 
 /*
@@ -157,8 +216,9 @@ bool ta_file_ends_at(int fd, int64_t offset, long count)
 	if (S_ISREG(status.stx_mode))
 		return offset >= (int64_t)status.stx_size;
 	/* /dev/zero stops when another thread wants the processor, others where they end. */
-	if (S_ISCHR(status.stx_mode))
-		return count == 0 || ta_syscall3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
+	if (is_memory_device(status.stx_mode,
+			     makedev(status.stx_rdev_major, status.stx_rdev_minor)))
+		return count == 0;
 	return !S_ISBLK(status.stx_mode);
 }
 
@@ -166,7 +226,7 @@ bool ta_file_ends_at(int fd, int64_t offset, long count)
  * The magic number; 0 if it cannot be had.  By the C library, which knows the layout of the
  * machine.
  */
-static unsigned long file_system_type(int fd)
+unsigned long ta_file_system_type(int fd)
 {
 	int saved_errno = errno;
 	struct statfs status;
@@ -182,7 +242,7 @@ static unsigned long file_system_type(int fd)
  */
 static bool is_memory_file_system(int fd)
 {
-	switch (file_system_type(fd)) {
+	switch (ta_file_system_type(fd)) {
 	case TMPFS_MAGIC:
 	case RAMFS_MAGIC:
 	case HUGETLBFS_MAGIC:
@@ -198,6 +258,34 @@ static bool is_memory_file_system(int fd)
 	}
 }
 
+/* File systems whose files have a server, which is told of each close. */
+static bool has_server(int fd)
+{
+	switch (ta_file_system_type(fd)) {
+	case FUSE_SUPER_MAGIC:
+	case NFS_SUPER_MAGIC:
+	case SMB_SUPER_MAGIC:
+	case CIFS_SUPER_MAGIC:
+	case SMB2_SUPER_MAGIC:
+	case V9FS_MAGIC:
+	case CEPH_SUPER_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * Would closing another descriptor of the file do more than give it back?  What was written is
+ * flushed then, and the error of that is told to nobody, instead of to the program when it closes
+ * its own.
+ */
+bool ta_file_close_has_effects(int fd, uint32_t mode, long file_flags)
+{
+	return (S_ISREG(mode) || S_ISDIR(mode)) && (file_flags & O_ACCMODE) != O_RDONLY &&
+	       has_server(fd);
+}
+
 /*
  * Will the kernel refuse an fsync of the file when it is submitted?  The files of /proc have none,
  * by and large.
@@ -206,7 +294,7 @@ bool ta_file_cannot_sync(int fd, uint32_t mode)
 {
 	if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISBLK(mode))
 		return true;
-	return !S_ISBLK(mode) && file_system_type(fd) == PROC_SUPER_MAGIC;
+	return !S_ISBLK(mode) && ta_file_system_type(fd) == PROC_SUPER_MAGIC;
 }
 
 static bool has_calls_with_flags(void)
@@ -223,15 +311,6 @@ static long read_nothing(int fd, int flags)
 	return ta_file_transfer(false, fd, &vector, 1, FAR_OFFSET, flags);
 }
 
-/*
- * Can a read of the file say "would block" (RWF_NOWAIT)?  FUSE, most network file systems and
- * overlay cannot.
- */
-static bool can_say_would_block(int fd)
-{
-	return read_nothing(fd, RWF_NOWAIT) != -EOPNOTSUPP;
-}
-
 /* By the C library, whose struct termios is not the kernel's on some machines (powerpc). */
 static bool is_terminal(int fd)
 {
@@ -242,107 +321,101 @@ static bool is_terminal(int fd)
 	return answers;
 }
 
-static enum ta_file_class class_of_file(struct ta_descriptor *descriptor,
-					const struct ta_file_identity *identity)
-{
-	bool known = descriptor->device == identity->device &&
-		     (descriptor->file_class == TA_FILE_BUFFERED ||
-		      descriptor->file_class == TA_FILE_SLOW);
-
-	/* The file system's abilities do not change while the number stays on it. */
-	if (known)
-		return descriptor->file_class;
-	if (S_ISREG(identity->mode) && is_memory_file_system(descriptor->number))
-		return TA_FILE_KERNEL;
-	descriptor->device = identity->device;
-	return can_say_would_block(descriptor->number) ? TA_FILE_BUFFERED : TA_FILE_SLOW;
-}
-
-static enum ta_file_class classify(struct ta_descriptor *descriptor)
+/* What of it is to be known beforehand; is_direct: O_DIRECT made it TA_FILE_KERNEL. */
+enum ta_file_class ta_file_classify(int fd, bool *is_direct)
 {
 	struct ta_file_identity identity;
-	long flags = ta_syscall2(SYS_fcntl, descriptor->number, F_GETFL);
+	long flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
 
-	descriptor->is_direct = false;
+	*is_direct = false;
 	/* What is no open file gets its error from the kernel. */
-	if (flags < 0 || (flags & O_PATH) || ta_file_identify(descriptor->number, &identity) < 0)
+	if (flags < 0 || (flags & O_PATH) || ta_file_identify(fd, &identity) < 0)
 		return TA_FILE_KERNEL;
 	switch (identity.mode & S_IFMT) {
 	case S_IFIFO:
 	case S_IFSOCK:
 		return TA_FILE_STREAM;
 	case S_IFCHR:
-		if (is_terminal(descriptor->number))
-			return TA_FILE_STREAM;
-		return can_say_would_block(descriptor->number) ? TA_FILE_DEVICE : TA_FILE_KERNEL;
+		return is_memory_device(identity.mode, identity.node) ? TA_FILE_DEVICE
+								      : TA_FILE_STREAM;
 	case S_IFREG:
 	case S_IFBLK:
-		descriptor->is_direct = flags & O_DIRECT;
-		return descriptor->is_direct ? TA_FILE_KERNEL
-					     : class_of_file(descriptor, &identity);
+		*is_direct = flags & O_DIRECT;
+		return *is_direct ? TA_FILE_KERNEL : TA_FILE_BUFFERED;
 	default:
 		return TA_FILE_KERNEL;
 	}
 }
 
-void ta_file_classify(struct ta_descriptor *descriptor)
+/*
+ * Do its requests have a place?  Told by what it is: a read of nothing would say it, too, and
+ * inotify would tell of it; lseek would wait for another thread's read(2).
+ */
+bool ta_file_has_position(int fd)
 {
-	descriptor->file_class = (uint8_t)classify(descriptor);
+	struct ta_file_identity identity;
+
+	if (ta_file_identify(fd, &identity) < 0)
+		return true;
+	switch (identity.mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFBLK:
+	case S_IFDIR:
+		return true;
+	default:
+		return is_memory_device(identity.mode, identity.node);
+	}
 }
 
 /*
- * Has the number become something that would hold its caller, since its class was read?  Then the
- * class is read again.  A pipe, socket or terminal has no position to tell; and what was read past
- * the page cache may not be any more.
+ * The class of a file whose reads cannot say "would block".  With no lock held: its file system is
+ * asked, which may be a server.
  */
-bool ta_file_has_changed(struct ta_descriptor *descriptor, bool is_read)
+enum ta_file_class ta_file_classify_slow(int fd)
 {
-	if (is_read && descriptor->is_direct) {
-		if (ta_syscall2(SYS_fcntl, descriptor->number, F_GETFL) & O_DIRECT)
-			return false;
-	} else if (ta_syscall3(SYS_lseek, descriptor->number, 0, SEEK_CUR) != -ESPIPE) {
-		return false;
-	}
-	ta_file_classify(descriptor);
-	return descriptor->file_class != TA_FILE_KERNEL;
+	return is_memory_file_system(fd) ? TA_FILE_KERNEL : TA_FILE_SLOW;
+}
+
+/*
+ * Of a number whose class was TA_FILE_KERNEL: may it have become something that would hold its
+ * caller?  A pipe, socket or terminal has no position; and what was read past the page cache may
+ * not be any more.
+ */
+bool ta_file_may_have_changed(int fd, bool is_read, bool was_direct)
+{
+	if (is_read && was_direct)
+		return !(ta_syscall2(SYS_fcntl, fd, F_GETFL) & O_DIRECT);
+	return !ta_file_has_position(fd);
 }
 
 /* ---- for requests that never reach kernel AIO: what it would say to them --------------------- */
 
-/* Requests of pipes, sockets, terminals and the like have no position and keep their order. */
-bool ta_file_is_stream(int fd, uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-	case S_IFBLK:
-	case S_IFDIR:
-		return false;
-	case S_IFCHR:
-		return ta_syscall3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
-	default:
-		return true;
-	}
-}
-
 /*
- * Makes of the identity of a stream that of the line in which its requests stand.  False: they
- * stand in none.  Eventfds and their like all have one inode, as have the masters of all terminals;
- * other devices may be another thing for everyone who opens them.
+ * What a transfer meets; makes of the identity that of the line in which its requests stand, if
+ * they do.  Eventfds and their like all have one inode, as have the masters of all terminals; other
+ * devices may be another thing for everyone who opens them.
  */
-bool ta_file_line(int fd, struct ta_file_identity *identity)
+enum ta_target ta_file_target(int fd, struct ta_file_identity *identity)
 {
 	unsigned terminal;
 
 	switch (identity->mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFBLK:
+	case S_IFDIR:
+		return TA_TARGET_FILE;
 	case S_IFIFO:
+		return TA_TARGET_STREAM;
 	case S_IFSOCK:
-		return true;
+		return TA_TARGET_SOCKET;
 	case S_IFCHR:
+		if (is_memory_device(identity->mode, identity->node))
+			return TA_TARGET_DEVICE;
 		if (ta_syscall3(SYS_ioctl, fd, TIOCGPTN, &terminal) == 0)
 			identity->inode ^= (uint64_t)(terminal + 1) << 32;
-		return is_terminal(fd);
+		return is_terminal(fd) ? TA_TARGET_STREAM : TA_TARGET_LOOSE;
 	default:
-		return false;
+		return TA_TARGET_LOOSE;
 	}
 }
 
@@ -368,6 +441,9 @@ static bool has_no_read(int fd, uint32_t mode)
 					 name_begins(fd, "anon_inode:inotify")));
 }
 
+/* The major number of file systems that are on no disk. */
+#define NO_DISK 0
+
 /* Does the kernel have no asynchronous read or write for the file: does io_submit say EINVAL? */
 bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bool is_write)
 {
@@ -381,8 +457,9 @@ bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bo
 		 * Most files of /proc have the old kind of read alone, for which a flag that means
 		 * nothing to a read is one too many.  Writes cannot be tried.
 		 */
-		return !is_write && file_system_type(fd) == PROC_SUPER_MAGIC &&
-		       has_calls_with_flags() && read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
+		return !is_write && major(identity->device) == NO_DISK &&
+		       ta_file_system_type(fd) == PROC_SUPER_MAGIC && has_calls_with_flags() &&
+		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case S_IFCHR:
 		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
 		return is_write && identity->node == makedev(1, 7);
@@ -411,72 +488,94 @@ static bool writes_atomically(int fd, long file_flags)
 	       status.stx_attributes & ATTRIBUTE_WRITE_ATOMIC;
 }
 
+/*
+ * Does the file know these flags (RWF_NOWAIT, RWF_DONTCACHE)?  A file system with a server has
+ * neither, nor has a terminal; of others a read past all data is asked, which touches none.
+ */
+static bool takes_flags(int fd, long file_flags, const struct ta_file_identity *identity, int flags)
+{
+	switch (identity->mode & S_IFMT) {
+	case S_IFREG:
+		if (has_server(fd))
+			return false;
+		break;
+	case S_IFBLK:
+		break;
+	case S_IFCHR:
+		if (!is_memory_device(identity->mode, identity->node))
+			return !is_terminal(fd);
+		break;
+	default:
+		return true;
+	}
+	return (file_flags & O_ACCMODE) == O_WRONLY || read_nothing(fd, flags) != -EOPNOTSUPP;
+}
+
 /* aio_rw_flags: 0, -EOPNOTSUPP or -EINVAL. */
-int ta_file_check_flags(int fd, long file_flags, uint32_t mode, int flags, bool is_write)
+int ta_file_check_flags(int fd, long file_flags, const struct ta_file_identity *identity, int flags,
+			bool is_write)
 {
 	const int appends = RWF_APPEND | RWF_NOAPPEND;
-	bool has_positions = S_ISREG(mode) || S_ISBLK(mode) || S_ISCHR(mode);
-	int tried;
+	uint32_t mode = identity->mode;
+	int asked;
 
 	if ((flags & ~RWF_HIPRI) == 0)
 		return 0;
 	if (flags & ~KNOWN_FLAGS || !has_calls_with_flags())
 		return -EOPNOTSUPP;
-	/* What follows depends on the file; only a read can be tried without doing harm. */
 	if (flags & RWF_ATOMIC && !(is_write && writes_atomically(fd, file_flags)))
 		return -EOPNOTSUPP;
 	if (flags & RWF_DONTCACHE && !S_ISREG(mode) && !S_ISBLK(mode))
 		return -EOPNOTSUPP;
 	if (flags & RWF_NOWAIT && has_no_read(fd, mode))
 		return -EOPNOTSUPP;
-	tried = flags & (RWF_NOWAIT | RWF_DONTCACHE);
-	if (tried && has_positions && (file_flags & O_ACCMODE) != O_WRONLY &&
-	    read_nothing(fd, tried) == -EOPNOTSUPP)
+	asked = flags & (RWF_NOWAIT | RWF_DONTCACHE);
+	if (asked && !takes_flags(fd, file_flags, identity, asked))
 		return -EOPNOTSUPP;
 	return (flags & appends) == appends ? -EINVAL : 0;
 }
 
 /*
- * Is the descriptor an eventfd?  0, -EBADF or -EINVAL.  The identity tells it from other eventfds,
- * which all share one inode, where the kernel names them (Linux 5.2, /proc mounted).
+ * Is the descriptor an eventfd?  0, -EBADF or -EINVAL.  By the name that /proc gives it; without
+ * /proc whatever has no file type is taken for one.
  */
-int ta_file_eventfd(int fd, struct ta_file_identity *identity)
+int ta_file_is_eventfd(int fd)
 {
 	long flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
-	char path[48], text[512], *id;
-	long file, length;
+	struct ta_file_identity identity;
 
 	if (flags < 0 || flags & O_PATH)
 		return -EBADF;
-	*identity = (struct ta_file_identity){ .mode = TA_MODE_EVENTFD };
-	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
-	file = ta_syscall4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-	if (file < 0) {
-		if (ta_file_identify(fd, identity) < 0 || (identity->mode & S_IFMT) != 0)
-			return -EINVAL;
-		*identity = (struct ta_file_identity){ .mode = TA_MODE_EVENTFD };
+	if (name_begins(fd, "anon_inode:[eventfd]"))
 		return 0;
-	}
-	length = ta_syscall3(SYS_read, file, text, sizeof(text) - 1);
-	ta_syscall1(SYS_close, file);
-	if (length <= 0)
-		return -EINVAL;
-	text[length] = '\0';
-	if (!strstr(text, "eventfd-count:"))
-		return -EINVAL;
-	id = strstr(text, "eventfd-id:");
-	if (id)
-		identity->inode = (uint64_t)strtoll(id + strlen("eventfd-id:"), NULL, 10) + 1;
-	return 0;
+	if (!name_begins(fd, "") && ta_file_identify(fd, &identity) == 0 &&
+	    (identity.mode & S_IFMT) == 0)
+		return 0;
+	return -EINVAL;
 }
 
-/* What of these events (and POLLERR, POLLHUP) is there now; or -EBADF. */
-int ta_file_poll(int fd, uint16_t events)
+/* Tells one eventfd from others, which all share one inode, where the kernel numbers them (5.2). */
+void ta_file_tell_eventfd(int fd, struct ta_file_identity *identity)
+{
+	uint64_t id;
+
+	if (look_up(fd, "eventfd-id:", &id))
+		identity->inode = id + 1;
+}
+
+/*
+ * What of these events (and POLLERR, POLLHUP) is there now, or comes, if the caller waits for it;
+ * or -EBADF.  A signal tells nothing of the file.
+ */
+int ta_file_poll(int fd, uint16_t events, bool waits)
 {
 	struct pollfd entry = { .fd = fd, .events = (short)events };
-	const struct timespec zero = { 0, 0 };
-	long result = ta_syscall5(SYS_ppoll, &entry, 1, &zero, NULL, 8);
+	struct timespec zero = { 0, 0 };
+	long result;
 
+	do
+		result = ta_syscall5(SYS_ppoll, &entry, 1, waits ? NULL : &zero, NULL, 8);
+	while (result == -EINTR);
 	if (result <= 0)
 		return (int)result;
 	return entry.revents & POLLNVAL ? -EBADF : (uint16_t)entry.revents;
@@ -514,7 +613,7 @@ bool ta_file_polls_once(int fd, uint32_t mode, long file_flags)
 	case S_IFIFO:
 		return (file_flags & O_ACCMODE) != O_RDWR;
 	case S_IFCHR:
-		return !is_terminal(fd) && (ta_file_poll(fd, POLLIN | POLLOUT) &
+		return !is_terminal(fd) && (ta_file_poll(fd, POLLIN | POLLOUT, false) &
 					    (POLLIN | POLLOUT)) != (POLLIN | POLLOUT);
 	default:
 		return true;

@@ -7,26 +7,22 @@
  * having consumed nothing (kernel: aio_read_events_ring copies before it moves head; so in 4.18 to
  * 6.18).  All taking is done from user memory under the context's lock, so a sleeper never holds
  * events in transit that another thread looks for, and any event that arrives between its last look
- * and its sleep ends the sleep at once. *Posting*: a read of zero bytes from an eventfd completes
- * inside io_submit (with EINVAL) and leaves an event in the ring.  That wakes a sleeper, and with
- * IOCB_FLAG_RESFD it signals a program's eventfd with the kernel's own saturating arithmetic, never
- * blocking.
+ * and its sleep ends the sleep at once.  *Posting*: a POLL of something that is always ready
+ * completes inside io_submit and leaves an event in the ring, which wakes every sleeper.  A POLL
+ * changes nothing of its file, so even a number that the program has just reused comes to no harm.
  */
 #include "internal.h"
 
+#include "table.h"
+
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <sys/stat.h>
 
 struct sigset_argument {
-	const sigset_t *mask;
+	const void *mask;
 	size_t bytes;
 };
-
-/* The kernel's sigset_t, which is shorter than the C library's. */
-#define KERNEL_SIGSET_BYTES 8
 
 /* Of aio_rw_flags, none that a kernel has given a meaning. */
 #define UNKNOWN_FLAGS 0x40000000u
@@ -60,9 +56,9 @@ int ta_kaio_cancel(unsigned long handle, struct iocb *iocb, struct io_event *eve
 }
 
 int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, struct io_event *events,
-		      const struct timespec *timeout, const sigset_t *mask)
+		      const struct timespec *timeout, const void *mask)
 {
-	struct sigset_argument argument = { mask, KERNEL_SIGSET_BYTES };
+	struct sigset_argument argument = { mask, TA_SIGNAL_SET_BYTES };
 
 	if (!mask)
 		return (int)ta_syscall5(SYS_io_getevents, handle, min_nr, nr, events, timeout);
@@ -70,11 +66,24 @@ int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, struct io_even
 			       (long)timeout, (long)&argument);
 }
 
+/* Linux 4.18; without it a signal may come just before the sleep, and does not end it. */
+static int wait_with_mask_beside(unsigned long handle, const struct timespec *limit,
+				 const void *mask)
+{
+	struct ta_signals before;
+	int result;
+
+	ta_signals_set(mask, &before);
+	result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, limit, NULL);
+	ta_signals_set(&before, NULL);
+	return result;
+}
+
 /*
- * Sleeps until the ring is not empty: 0; or -ETIMEDOUT, -EINTR, -EINVAL (the context is gone).
- * Consumes nothing.
+ * Sleeps until the ring is not empty, with this mask of signals: 0; or -ETIMEDOUT, -EINTR, -EINVAL
+ * (the context is gone).  Consumes nothing.
  */
-int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask)
+int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const void *mask)
 {
 	struct timespec timeout, *limit = NULL;
 	int result;
@@ -88,137 +97,86 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const sigset_t *mask
 		limit = &timeout;
 	}
 	result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, limit, mask);
+	if (ta_unlikely(result == -ENOSYS || result == -EPERM))
+		result = wait_with_mask_beside(handle, limit, mask);
 	if (result == -EFAULT)
 		return 0;
 	return result == 0 ? -ETIMEDOUT : result;
 }
 
-/*
- * Moves a descriptor of ours out of the way of the program's: programs count on the lowest numbers.
- * Not higher than this: a process starts with room for 64, and growing the table makes a process
- * with threads wait for a grace period of the kernel, some 10 ms inside an io_submit. Returns the
- * new number, or fd itself where there is no higher one to be had.
- */
-#define HIGH_DESCRIPTOR 48
-
-int ta_high_descriptor(int fd)
-{
-	long high;
-
-	if (fd >= HIGH_DESCRIPTOR)
-		return fd;
-	high = ta_syscall3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR);
-	if (high < 0)
-		return fd;
-	ta_syscall1(SYS_close, fd);
-	return (int)high;
-}
-
-/*
- * An eventfd that nobody ever signals: what wake-ups read and proxies poll.  Negative errno if
- * there is none to be had.
- */
-int ta_kaio_wake_fd(void)
-{
-	struct ta_process *process = ta_process();
-	int stored = atomic_load(&process->wake_fd);
-	int none = 0;
-	int fd;
-
-	if (ta_thread.is_foreign)
-		return ta_thread.own_wake_fd > 0 ? ta_thread.own_wake_fd - 1 : -EBADF;
-	if (stored)
-		return stored - 1;
-	fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (fd < 0)
-		return fd;
-	fd = ta_high_descriptor(fd);
-	if (!atomic_compare_exchange_strong(&process->wake_fd, &none, fd + 1)) {
-		ta_syscall1(SYS_close, fd);
-		return none - 1;
-	}
-	ta_inherited_add(fd);
-	return fd;
-}
-
-/* A thread that has a table of its own, whatever is in it, needs a wake-up descriptor there. */
+/* A thread that has a table of its own has another descriptor to post with there. */
 void ta_thread_becomes_foreign(int own_wake_fd)
 {
 	ta_thread.is_foreign = true;
 	ta_thread.own_wake_fd = own_wake_fd + 1;
 }
 
-/* Is the number still ours, so that making another would change nothing? */
-static bool is_eventfd_still(int wake_fd)
+/* The end of a pipe that has no other: whoever asks hears at once that it is hung up. */
+static int make_wake_fd(void)
 {
-	struct ta_file_identity identity;
+	struct ta_limit before;
+	int ends[2];
+	long result = ta_syscall2(SYS_pipe2, ends, O_CLOEXEC);
 
-	return ta_file_identify(wake_fd, &identity) == 0 && (identity.mode & S_IFMT) == 0;
+	if (result == -EMFILE) {
+		/* A sleeper would wait for ever: the program's own limit is not meant for this. */
+		before = ta_table_lift_limit(UINT64_MAX);
+		result = ta_syscall2(SYS_pipe2, ends, O_CLOEXEC);
+		ta_table_lower_limit(before);
+	}
+	if (result < 0)
+		return (int)result;
+	ta_syscall1(SYS_close, ends[1]);
+	return ta_own_add(TA_OWN_WAKE, ends[0]);
 }
 
 /*
- * Puts an event that names no slot into the ring, and adds one to the eventfd resfd unless that is
- * -1.  Returns 0, -EAGAIN when the ring is full, or what is wrong with resfd.
+ * A descriptor of ours in the table of this thread, made again if it is gone; or a negative errno.
  */
-int ta_kaio_post(unsigned long handle, int resfd)
+static int wake_fd(void)
+{
+	int fd;
+
+	if (ta_thread.is_foreign)
+		return ta_thread.own_wake_fd - 1;
+	fd = ta_own_find(TA_OWN_WAKE);
+	return fd >= 0 ? fd : make_wake_fd();
+}
+
+/*
+ * Puts an event that names no slot into the ring.  0, -EAGAIN when the ring is full, or another
+ * negative errno.
+ */
+int ta_kaio_post(unsigned long handle)
 {
 	struct iocb iocb, *list = &iocb;
-	int attempts, wake_fd;
-	long result = -EBADF;
+	int fd = wake_fd();
+	long result;
 
-	for (attempts = 0; attempts < 2; attempts++) {
-		wake_fd = ta_kaio_wake_fd();
-		if (wake_fd < 0)
-			return wake_fd;
-		memset(&iocb, 0, sizeof(iocb));
-		iocb.aio_lio_opcode = IO_CMD_PREAD;
-		iocb.aio_fildes = wake_fd;
-		if (resfd >= 0) {
-			iocb.u.c.flags = IOCB_FLAG_RESFD;
-			iocb.u.c.resfd = (unsigned)resfd;
-		}
-		result = ta_kaio_submit(handle, 1, &list);
-		if (result == 1)
-			return 0;
-		if (result == -EAGAIN || resfd >= 0 || ta_thread.is_foreign ||
-		    is_eventfd_still(wake_fd))
-			break;
-		/*
-		 * A program that closes descriptors it does not know has closed ours: make another.
-		 */
-		atomic_compare_exchange_strong(&ta_process()->wake_fd, &(int){ wake_fd + 1 }, 0);
-	}
-	return result < 0 ? (int)result : -EAGAIN;
-}
-
-/* The wake-up descriptor, made anew if the program has closed what it does not know. */
-static int usable_wake_fd(void)
-{
-	int wake_fd = ta_kaio_wake_fd();
-
-	if (wake_fd >= 0 && ta_syscall2(SYS_fcntl, wake_fd, F_GETFD) < 0) {
-		atomic_compare_exchange_strong(&ta_process()->wake_fd, &(int){ wake_fd + 1 }, 0);
-		wake_fd = ta_kaio_wake_fd();
-	}
-	return wake_fd;
+	if (fd < 0)
+		return fd;
+	memset(&iocb, 0, sizeof(iocb));
+	iocb.aio_lio_opcode = IO_CMD_POLL;
+	iocb.aio_fildes = fd;
+	iocb.u.poll.events = POLLIN | POLLOUT;
+	result = ta_kaio_submit(handle, 1, &list);
+	return result == 1 ? 0 : result < 0 ? (int)result : -EAGAIN;
 }
 
 /*
- * What would the kernel say to the eventfd and the priority of a request?  0, -EBADF, -EINVAL or
- * -EPERM.  Asked with a request that it refuses right after it has looked at them, for flags that
- * no kernel knows (io_submit checks in this order in all versions).
+ * What would the kernel say to the descriptor, the eventfd and the priority of a request?  0,
+ * -EBADF, -EINVAL or -EPERM; or -EAGAIN, which says nothing.  Asked with a request that it refuses
+ * right after it has looked at them, for flags that no kernel knows (io_submit checks in this order
+ * in all versions).
  */
 int ta_kaio_check(unsigned long handle, const struct iocb *like)
 {
 	struct iocb iocb, *list = &iocb;
-	int wake_fd = usable_wake_fd();
 	long result;
 
-	if (wake_fd < 0)
-		return -EAGAIN;
 	memset(&iocb, 0, sizeof(iocb));
 	iocb.aio_lio_opcode = IO_CMD_PREAD;
-	iocb.aio_fildes = wake_fd;
+	iocb.aio_fildes = like->aio_fildes;
 	iocb.aio_rw_flags = UNKNOWN_FLAGS;
 	iocb.aio_reqprio = like->aio_reqprio;
 	iocb.u.c.flags = like->u.c.flags;

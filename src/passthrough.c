@@ -10,16 +10,18 @@
  * tracked, so an event is seen before its place is used again.  A pointer that is in flight twice
  * is ambiguous; its first event ends the newest request, so an fsync may come late, never early.
  *
- * A held fsync is kept by a custodian, which submits the program's iocb when its turn has come and
- * follows the ring until it has ended.  The iocb must be unchanged by then, as the manual of
+ * A held fsync is kept by the custodian (custody.c), which submits the program's iocb when its turn
+ * has come; the follower sees its event.  The iocb must be unchanged by then, as the manual of
  * io_submit(2) asks of every program.
+ *
+ * The context's lock guards the tracking.  A ring that may be gone is not looked at: context->ring
+ * says so.
  */
 #include "internal.h"
 
-#include "custody.h"
-#include "progress.h"
+#include "work.h"
 
-#include <string.h>
+#include <fcntl.h>
 
 #define BATCH_MAX 256
 
@@ -27,10 +29,9 @@ struct tracked {
 	const struct iocb *object;
 	struct ta_epoch *epoch;
 	struct tracked *next; /* in its bucket, newest first; or free */
-	_Atomic uint32_t *ended; /* set to 1 when the event is seen; NULL: nobody asks */
+	struct ta_operation *operation; /* a held fsync that ends with the event; NULL: none */
 };
 
-/* Guarded by the context's lock. */
 struct ta_tracking {
 	size_t bytes;
 	uint32_t cursor; /* the next event to look at */
@@ -49,7 +50,7 @@ static struct tracked **bucket_of(struct ta_tracking *tracking, const struct ioc
 
 int ta_passthrough_open(struct ta_context *context)
 {
-	uint32_t count = context->ring->event_count - 1;
+	uint32_t count = context->event_count - 1;
 	struct ta_tracking *tracking;
 	uint32_t buckets = 64, i;
 	size_t bytes;
@@ -62,7 +63,7 @@ int ta_passthrough_open(struct ta_context *context)
 	if (!tracking)
 		return -ENOMEM;
 	tracking->bytes = bytes;
-	tracking->cursor = ta_ring_open(context->ring).tail;
+	tracking->cursor = ta_ring_open(context->ring, context->event_count).tail;
 	tracking->bucket_mask = buckets - 1;
 	tracking->buckets = (struct tracked **)(void *)&tracking->entries[count];
 	for (i = 0; i < count; i++) {
@@ -73,21 +74,19 @@ int ta_passthrough_open(struct ta_context *context)
 	return 0;
 }
 
-/* NULL: as many are in flight as the ring holds. */
-static struct tracked *track(struct ta_context *context, const struct iocb *object,
-			     struct ta_epoch *epoch)
+/* NULL: as many are in flight as the ring holds, or there is no memory. */
+static struct tracked *track(struct ta_context *context, const struct iocb *object, int number)
 {
 	struct ta_tracking *tracking = context->tracking;
 	struct tracked *tracked = tracking->free;
 	struct tracked **bucket = bucket_of(tracking, object);
+	struct ta_epoch *epoch = tracked ? ta_epoch_join(context, number) : NULL;
 
-	if (!tracked)
+	if (!epoch)
 		return NULL;
 	tracking->free = tracked->next;
 	*tracked = (struct tracked){ .object = object, .epoch = epoch, .next = *bucket };
 	*bucket = tracked;
-	if (epoch)
-		epoch->in_flight++;
 	return tracked;
 }
 
@@ -99,10 +98,12 @@ static void untrack(struct ta_context *context, struct tracked *tracked, struct 
 	while (*link != tracked)
 		link = &(*link)->next;
 	*link = tracked->next;
-	if (tracked->epoch)
-		ta_epoch_leave(context, tracked->epoch, work);
-	if (tracked->ended)
-		atomic_store(tracked->ended, 1);
+	ta_epoch_leave(context, tracked->epoch, work);
+	if (tracked->operation) {
+		tracked->operation->next = work->ended;
+		work->ended = tracked->operation;
+	}
+	tracked->operation = NULL;
 	tracked->next = tracking->free;
 	tracking->free = tracked;
 }
@@ -111,11 +112,14 @@ static void untrack(struct ta_context *context, struct tracked *tracked, struct 
 void ta_passthrough_scan(struct ta_context *context, struct ta_work *work)
 {
 	struct ta_tracking *tracking = context->tracking;
-	struct ta_ring_reader reader = ta_ring_open(context->ring);
+	struct ta_ring_reader reader;
 	const struct io_event *event;
 
+	if (!context->ring || !tracking)
+		return;
+	reader = ta_ring_open(context->ring, context->event_count);
 	reader.head = tracking->cursor;
-	while ((event = ta_ring_next(context->ring, &reader)) != NULL) {
+	while ((event = ta_ring_next(&reader)) != NULL) {
 		struct tracked *tracked = *bucket_of(tracking, event->obj);
 
 		while (tracked && tracked->object != event->obj)
@@ -145,26 +149,11 @@ void ta_passthrough_close(struct ta_context *context)
 
 /* ---- submission ------------------------------------------------------------------------------ */
 
-/* The open epoch of a descriptor; NULL when there is no memory for one. */
-static struct ta_epoch *open_epoch(struct ta_context *context, int number)
-{
-	struct ta_descriptor *descriptor = ta_descriptor_of(context, number);
-
-	if (!descriptor || (!descriptor->open && ta_epoch_open(context, descriptor) < 0))
-		return NULL;
-	return descriptor->open;
-}
-
 /* A copy of element i, or false: then the kernel will refuse it. */
 static bool read_element(struct iocb **iocbs, long i, struct iocb **object, struct iocb *copy)
 {
 	return ta_copy_in(object, &iocbs[i], sizeof(*object)) &&
 	       ta_copy_in(copy, *object, sizeof(*copy));
-}
-
-static bool is_sync(const struct iocb *iocb)
-{
-	return iocb->aio_lio_opcode == IO_CMD_FSYNC || iocb->aio_lio_opcode == IO_CMD_FDSYNC;
 }
 
 /*
@@ -174,56 +163,36 @@ static bool is_sync(const struct iocb *iocb)
 static long submit_tracked(struct ta_context *context, long nr, struct iocb **iocbs)
 {
 	struct tracked *tracked[BATCH_MAX];
+	uint32_t generation = context->generation;
 	struct ta_work work = { 0 };
 	struct iocb *object, copy;
 	long count, result, i;
 
 	ta_passthrough_scan(context, &work);
 	for (count = 0; count < nr && count < BATCH_MAX; count++) {
-		struct ta_epoch *epoch = NULL;
-
 		tracked[count] = NULL;
 		if (!read_element(iocbs, count, &object, &copy) ||
 		    copy.aio_lio_opcode == IO_CMD_POLL)
 			continue;
-		if (count > 0 && is_sync(&copy))
+		if (count > 0 && ta_iocb_is_sync(&copy))
 			break;
-		epoch = open_epoch(context, copy.aio_fildes);
-		tracked[count] = epoch ? track(context, object, epoch) : NULL;
+		tracked[count] = track(context, object, copy.aio_fildes);
 		if (!tracked[count])
 			break;
 	}
-	/* As in the kernel, io_destroy waits for an io_submit that is inside. */
-	context->inside++;
 	ta_unlock(&context->lock);
 	result = count > 0 ? ta_kaio_submit(context->kernel_handle, count, iocbs) : -EAGAIN;
-	ta_lock(&context->lock);
-	for (i = result > 0 ? result : 0; i < count; i++)
-		if (tracked[i])
-			untrack(context, tracked[i], &work);
-	ta_context_leave(context);
-	ta_unlock(&context->lock);
+	if (ta_unlikely(result != count)) {
+		ta_lock(&context->lock);
+		/* Destroyed meanwhile: nothing is tracked any more. */
+		for (i = result > 0 ? result : 0; i < count && context->generation == generation;
+		     i++)
+			if (tracked[i])
+				untrack(context, tracked[i], &work);
+		ta_unlock(&context->lock);
+	}
 	ta_work_finish(context, &work);
 	return result;
-}
-
-static uint64_t seal_open_epochs(struct ta_context *context)
-{
-	struct ta_descriptor *descriptor;
-	unsigned i;
-
-	context->sequence++;
-	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++) {
-		for (descriptor = context->descriptors[i]; descriptor;
-		     descriptor = descriptor->next) {
-			if (!descriptor->open || descriptor->open->in_flight == 0)
-				continue;
-			descriptor->open->sealed = true;
-			descriptor->open->sealed_at = context->sequence;
-			descriptor->open = NULL;
-		}
-	}
-	return context->sequence;
 }
 
 /* A group of its own for each: its event can only come from a request of its own. */
@@ -234,52 +203,106 @@ static int unique_group(void)
 	return -2 - (atomic_fetch_add(&latest, 1) & 0x3fffffff);
 }
 
-/*
- * Holds an fsync.  1: held; 0: it can go to the kernel at once; or a negative errno.  No lock is
- * held.
- */
-static int hold_sync(struct ta_context *context, struct iocb *object, const struct iocb *copy,
-		     uint64_t before)
+static bool kernel_would_refuse(struct ta_context *context, const struct iocb *copy, uint32_t mode)
 {
-	bool signals = copy->u.c.flags & IOCB_FLAG_RESFD;
-	struct ta_file_identity identity;
-	struct ta_operation *operation;
-	bool alone = false;
-	int result;
+	struct iocb like = *copy;
+	int result = 0;
 
-	if (ta_file_identify(copy->aio_fildes, &identity) < 0 ||
-	    ta_file_cannot_sync(copy->aio_fildes, identity.mode))
-		return 0;
-	if (!ta_sync_eventfd_is_good(context, copy))
-		return 0;
-	if (copy->u.c.buf || copy->u.c.nbytes || copy->u.c.offset || copy->aio_rw_flags ||
-	    copy->u.c.__pad3)
-		return 0;
-	operation = ta_operation_alloc();
+	like.u.c.flags &= IOCB_FLAG_RESFD;
+	if (like.u.c.flags)
+		result = ta_kaio_check(context->kernel_handle, &like);
+	return ta_file_cannot_sync(copy->aio_fildes, mode) || ta_sync_fields_are_set(copy) ||
+	       copy->u.c.__pad3 || result == -EBADF || result == -EINVAL;
+}
+
+static struct ta_operation *new_operation(struct ta_context *context, struct iocb *object,
+					  const struct iocb *copy)
+{
+	struct ta_operation *operation = ta_operation_alloc();
+
 	if (!operation)
-		return -EAGAIN;
+		return NULL;
 	operation->context = context;
 	operation->object = object;
 	operation->proxy = *copy;
 	operation->opcode = (uint8_t)copy->aio_lio_opcode;
 	operation->is_sync = true;
-	result = ta_sync_enter(operation, &identity, copy->aio_fildes, unique_group(), before,
-			       &alone);
-	if (result == 0 && !alone)
-		result = ta_custody_begin(operation, copy->aio_fildes,
-					  signals ? (int)copy->u.c.resfd : -1);
-	if (result < 0 || alone) {
-		if (operation->sync)
-			ta_sync_refused(operation);
-		else
-			ta_operation_discard(operation);
+	operation->owed_phase = (uint8_t)atomic_load(&ta_process()->exit_phase);
+	if (copy->u.c.flags & IOCB_FLAG_RESFD)
+		operation->resfd = (int)copy->u.c.resfd;
+	return operation;
+}
+
+/* 0: held; or a negative errno.  Signals are blocked; no lock is held. */
+static int hold(struct ta_operation *operation, const struct ta_file_identity *identity)
+{
+	struct ta_context *context = operation->context;
+	int result = ta_custody_take(operation);
+
+	if (result < 0)
+		return result;
+	result = ta_sync_enter(operation, identity, unique_group());
+	if (result < 0) {
+		ta_custody_release(operation);
 		return result;
 	}
+	atomic_fetch_add(&ta_process()->owed_at_exit[operation->owed_phase], 1);
 	ta_lock(&context->lock);
+	context->operations++;
+	ta_unlock(&context->lock);
+	ta_sync_arm(operation);
+	return 0;
+}
+
+/* Not where descriptors of ours that were closed would have effects (ta_file_close_has_effects). */
+static bool can_be_kept(const struct iocb *copy, const struct ta_file_identity *identity)
+{
+	long file_flags = ta_syscall2(SYS_fcntl, copy->aio_fildes, F_GETFL);
+
+	return !ta_file_close_has_effects(copy->aio_fildes, identity->mode, file_flags);
+}
+
+/*
+ * Holds an fsync if something earlier is in flight.  False: it can go to the kernel, at once or
+ * because the caller has waited for what is in flight; or it has to, as with libaio, because the
+ * threads to hold it cannot be had.
+ */
+static bool hold_sync(struct ta_context *context, struct iocb *object, const struct iocb *copy)
+{
+	struct ta_file_identity identity;
+	struct ta_operation *operation;
+
+	if (!ta_sync_must_wait(ta_process(), copy->aio_fildes, &identity) ||
+	    kernel_would_refuse(context, copy, identity.mode))
+		return false;
+	if (ta_service_open(TA_SERVICE_CUSTODY) < 0 || ta_service_open(TA_SERVICE_FOLLOW) < 0)
+		return false;
+	operation = new_operation(context, object, copy);
+	if (operation && can_be_kept(copy, &identity) && hold(operation, &identity) == 0)
+		return true;
+	if (operation)
+		ta_operation_free(operation);
+	ta_sync_wait_in_caller(ta_process(), &identity);
+	return false;
+}
+
+/* An fsync: 1 if it is held, 0, or -EINVAL.  The lock is held, and let go meanwhile. */
+static int try_to_hold(struct ta_context *context, struct iocb *object, const struct iocb *copy)
+{
+	uint32_t generation = context->generation;
+	struct ta_signals before;
+	int result;
+
+	ta_signals_block(&before);
 	context->inside++;
 	ta_unlock(&context->lock);
-	ta_sync_accepted(operation);
-	return 1;
+	result = hold_sync(context, object, copy);
+	ta_lock(&context->lock);
+	if (result == 0 && context->generation != generation)
+		result = -EINVAL;
+	ta_context_leave(context);
+	ta_signals_set(&before, NULL);
+	return result;
 }
 
 /* io_submit(3) of a pass-through context.  The lock is held, and let go. */
@@ -291,23 +314,12 @@ int ta_passthrough_submit(struct ta_process *process, struct ta_context *context
 
 	while (context) {
 		struct iocb *object, copy;
-		uint64_t before;
 
 		if (nr - total == 0)
 			break;
 		result = 0;
-		if (read_element(iocbs, total, &object, &copy) && is_sync(&copy)) {
-			struct ta_work work = { 0 };
-
-			ta_passthrough_scan(context, &work);
-			before = seal_open_epochs(context);
-			context->inside++;
-			ta_unlock(&context->lock);
-			ta_work_finish(context, &work);
-			result = hold_sync(context, object, &copy, before);
-			ta_lock(&context->lock);
-			ta_context_leave(context);
-		}
+		if (read_element(iocbs, total, &object, &copy) && ta_iocb_is_sync(&copy))
+			result = try_to_hold(context, object, &copy);
 		if (result == 0)
 			result = submit_tracked(context, nr - total, iocbs + total);
 		else
@@ -330,77 +342,76 @@ int ta_passthrough_cancel(struct ta_context *context, struct iocb *iocb)
 	return ta_kaio_cancel(context->kernel_handle, iocb, &unused_event);
 }
 
-/* ---- held fsyncs, on their custodian's thread ------------------------------------------------ */
-
-static void pause_scanning(struct ta_context *context, int64_t since_ns)
-{
-	uint32_t seen = atomic_load(&context->assist_word);
-
-	ta_futex_wait(&context->assist_word, seen, ta_now_ns() + ta_scan_interval_ns(since_ns));
-}
+/*
+ * ---- held fsyncs, on the custodian's thread ---------------------------------------------------
+ */
 
 /*
- * Submits the program's iocb, when the ring has room.  False: it is refused, because the program
- * has changed it.
+ * Submits the program's iocb, whose file and eventfd are in the custodian's table under the
+ * program's numbers.  1; -EAGAIN while the ring has no room; -ESHUTDOWN: its context is destroyed;
+ * or why it is refused: the program has changed it.
  */
-static bool submit_held(struct ta_operation *operation, _Atomic uint32_t *ended)
+long ta_passthrough_submit_held(struct ta_operation *operation)
 {
 	struct ta_context *context = operation->context;
-	int64_t since_ns = ta_now_ns();
 	struct iocb *list = operation->object;
+	struct ta_work work = { 0 };
+	struct tracked *tracked;
 	long result;
 
-	for (;;) {
-		struct ta_work work = { 0 };
-		struct tracked *tracked;
-
-		ta_lock(&context->lock);
-		ta_passthrough_scan(context, &work);
-		tracked = track(context, operation->object,
-				open_epoch(context, operation->proxy.aio_fildes));
-		if (tracked)
-			tracked->ended = ended;
+	ta_lock(&context->lock);
+	if (context->dying) {
 		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
-		result = tracked ? ta_kaio_submit(context->kernel_handle, 1, &list) : -EAGAIN;
-		if (result == 1)
-			return true;
-		work = (struct ta_work){ 0 };
-		ta_lock(&context->lock);
-		if (tracked) {
-			tracked->ended = NULL;
-			untrack(context, tracked, &work);
-		}
-		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
-		if (result != -EAGAIN)
-			return false;
-		pause_scanning(context, since_ns);
+		return -ESHUTDOWN;
 	}
+	/* A destroyer waits until what is tracked is submitted, or is not tracked any more. */
+	context->inside++;
+	ta_passthrough_scan(context, &work);
+	tracked = track(context, operation->object, operation->proxy.aio_fildes);
+	if (tracked) {
+		tracked->operation = operation;
+		/* Its event must be noticed, for those behind it. */
+		atomic_fetch_add(&context->owed, 1);
+	}
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	result = tracked ? ta_kaio_submit(context->kernel_handle, 1, &list) : -EAGAIN;
+	if (tracked)
+		ta_follow(context);
+	ta_lock(&context->lock);
+	ta_context_leave(context);
+	if (!tracked || result == 1) {
+		ta_unlock(&context->lock);
+		return result;
+	}
+	/* Unless an event of the same iocb, used a second time, has ended it meanwhile. */
+	if (tracked->operation != operation) {
+		result = 1;
+	} else {
+		tracked->operation = NULL;
+		untrack(context, tracked, &work);
+		atomic_fetch_sub(&context->owed, 1);
+	}
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	return result;
 }
 
-/* The turn of a held fsync has come. */
-void ta_passthrough_sync(struct ta_operation *operation)
+bool ta_passthrough_is_dying(struct ta_operation *operation)
 {
 	struct ta_context *context = operation->context;
-	int64_t since_ns = ta_now_ns();
-	_Atomic uint32_t ended = 0;
+	bool is_dying;
 
-	if (!submit_held(operation, &ended)) {
-		ta_log("pass-through: the iocb of a held fsync was changed before its event; "
-		       "it has none");
-		ended = 1;
-	}
-	while (!atomic_load(&ended)) {
-		struct ta_work work = { 0 };
+	ta_lock(&context->lock);
+	is_dying = context->dying;
+	ta_unlock(&context->lock);
+	return is_dying;
+}
 
-		ta_lock(&context->lock);
-		ta_passthrough_scan(context, &work);
-		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
-		if (!atomic_load(&ended))
-			pause_scanning(context, since_ns);
-	}
+/* The event of a held fsync has been seen, by whoever looked at the ring. */
+void ta_passthrough_ended(struct ta_operation *operation)
+{
+	atomic_fetch_sub(&operation->context->owed, 1);
 	ta_operation_ended(operation, 0);
 }
 
@@ -412,6 +423,7 @@ void ta_passthrough_finished(struct ta_operation *operation)
 	ta_operation_free(operation);
 	ta_lock(&context->lock);
 	context->operations--;
+	context->inside++;
 	ta_context_leave(context);
 	ta_unlock(&context->lock);
 }

@@ -4,7 +4,7 @@
  *
  * Objects are never given back one by one: the pages of a pool go when its owner goes (a context is
  * destroyed), or never (process-wide pools, which are as large as the most that was ever in
- * flight).  The owner's lock guards the pool.
+ * flight).  The owner's lock guards the pool.  An object is smaller than a page of pages.h.
  */
 #ifndef TA_POOL_H
 #define TA_POOL_H
@@ -13,7 +13,6 @@
 
 struct ta_pool_page {
 	struct ta_pool_page *next;
-	size_t bytes;
 };
 
 __attribute__((visibility("hidden"))) void *ta_pool_grow(struct ta_pool_page **pages,

@@ -1,31 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Submission, completion and cancellation in mediated contexts.
+ * Submission in mediated and offloaded contexts.
  *
  * io_submit goes in steps.  *Gather*, under the context's lock: copy each iocb into a slot, decide
- * who does it, let it join its descriptor's epoch.  *Prepare*, without the lock: what the library
- * carries out itself is checked and its file captured, so that a bad one cuts the batch where the
- * kernel would.  One io_submit system call for the kernel's part.  *Settle*: what stands after a
- * refused element goes back, what was accepted of ours starts.  Most batches are the kernel's alone
- * and end with the system call: their budget is one lock and unlock, and no system call but that
- * one.
+ * who does it, let it join its descriptor's epoch.  A batch that is the kernel's alone ends with
+ * one io_submit system call: its budget is one lock and unlock, and no system call but that one and
+ * one look at each descriptor.  Any other is carried out in order, element by element: runs of
+ * elements for the kernel by one system call each, buffered reads at once where the page cache has
+ * them, the rest by operations of ours, with signals blocked from there on.  So an element is begun
+ * only when all before it have been accepted, and an error ends the batch where the kernel would.
+ * An fsync is a step by itself: what it finds in flight is all that was submitted before it, and
+ * nothing that comes later.
  *
  * A slot belongs to the submitting thread until the system call; from then on the kernel, or
  * whoever drains its event, has it.  A batch that was accepted whole is not touched again, since
  * its slots may be in new hands by the time the system call returns.
  */
-#include "offload.h"
+#include "internal.h"
+
+#include "work.h"
 
 #include <fcntl.h>
 #include <stddef.h>
-#include <string.h>
 
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008
 #endif
 
 /*
- * Elements handled at a time: what their pointers take on the caller's stack (4 KiB) bounds it.
+ * Elements handled at a time: what their pointers take on the caller's stack (2 KiB) bounds it.
  * Larger batches go in several steps.
  */
 #define BATCH_MAX 256
@@ -33,26 +36,87 @@
 #define ROUTABLE_FLAGS 0x17u
 /* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
 #define STREAM_FLAGS 0x1ffu
-/* Reads outstanding at which the block layer may make even a trial wait for a free tag. */
-#define TRIALS_UNTIL 128
 /*
- * After a miss so many reads of the descriptor go to the workers untried, doubling up to the
- * second figure.
+ * Reads outstanding at which the block layer may make even a read with RWF_NOWAIT wait for a free
+ * tag.
  */
-#define TRIAL_BACKOFF_FIRST 1
-#define TRIAL_BACKOFF_MAX 31
+#define TRIES_UNTIL 128
 
 struct batch {
 	struct ta_process *process;
 	struct ta_context *context;
+	uint32_t generation; /* of the context */
+	unsigned long kernel_handle;
 	struct iocb **iocbs;
 	long count; /* elements gathered */
-	uint64_t number; /* of the batch in its context */
 	bool mixed; /* not the kernel's alone */
-	bool trials; /* some reads may miss */
+	long at_once; /* of the elements, reads to be tried without waiting */
+	bool is_cut; /* before an fsync: there is more */
 	int error; /* why gathering ended early */
+	bool is_blocked; /* signals are, and the context is kept */
+	struct ta_signals signals; /* those that were blocked before */
+	int checked_number; /* the descriptor that was last seen to be what it was */
+	int64_t tick_ns;
+	struct ta_work work; /* of a look at what is in flight */
 	struct ta_slot *slots[BATCH_MAX]; /* NULL: a NOOP */
 };
+
+/* ---- what descriptors are -------------------------------------------------------------------- */
+
+/*
+ * Known for one tick of the kernel's clock, by number, in one word: the upper half of the number,
+ * the tick, the class, and whether O_DIRECT made it TA_FILE_KERNEL.  A hint: numbers are closed and
+ * reused, and threads may have tables of their own.
+ */
+#define CLASS_BITS 3
+#define CLASS_DIRECT (1u << CLASS_BITS)
+#define TICK_SHIFT (CLASS_BITS + 1)
+#define TICK_BITS 28
+#define NUMBER_SHIFT (TICK_SHIFT + TICK_BITS)
+#define TICK_NS 4000000
+
+static uint64_t class_key(int number, int64_t tick_ns)
+{
+	uint64_t tick = (uint64_t)(tick_ns / TICK_NS) & ((1u << TICK_BITS) - 1);
+
+	/* Plus one: an empty entry is nobody's. */
+	return (uint64_t)(number / TA_KNOWN_CLASSES + 1) << NUMBER_SHIFT | tick << TICK_SHIFT;
+}
+
+static _Atomic uint64_t *class_entry(struct batch *batch, int number)
+{
+	return &batch->process->known_classes[(unsigned)number % TA_KNOWN_CLASSES];
+}
+
+static void remember_class(struct batch *batch, int number, enum ta_file_class file_class,
+			   bool is_direct)
+{
+	uint64_t value = class_key(number, batch->tick_ns) | (is_direct ? CLASS_DIRECT : 0) |
+			 (unsigned)file_class;
+
+	/* relaxed: the word is the whole message. */
+	atomic_store_explicit(class_entry(batch, number), value, memory_order_relaxed);
+}
+
+static TA_COLD enum ta_file_class learn_class(struct batch *batch, int number, bool *is_direct)
+{
+	enum ta_file_class file_class = ta_file_classify(number, is_direct);
+
+	remember_class(batch, number, file_class, *is_direct);
+	return file_class;
+}
+
+static inline enum ta_file_class class_of(struct batch *batch, int number, bool *is_direct)
+{
+	uint64_t known = atomic_load_explicit(class_entry(batch, number), memory_order_relaxed);
+
+	if (batch->tick_ns == 0)
+		batch->tick_ns = ta_tick_ns();
+	if (ta_unlikely(known >> TICK_SHIFT != class_key(number, batch->tick_ns) >> TICK_SHIFT))
+		return learn_class(batch, number, is_direct);
+	*is_direct = known & CLASS_DIRECT;
+	return (enum ta_file_class)(known & (CLASS_DIRECT - 1));
+}
 
 /* ---- gather ---------------------------------------------------------------------------------- */
 
@@ -81,101 +145,40 @@ static long bytes_asked(const struct iocb *iocb)
 	return bytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX : (long)bytes;
 }
 
-static void start_trial(struct batch *batch, struct ta_slot *slot)
-{
-	if (slot->iocb.u.c.flags & IOCB_FLAG_RESFD) {
-		/*
-		 * The kernel would signal a miss, too: the signal is ours to give.  A bad eventfd
-		 * is left for the kernel to refuse.
-		 */
-		if (ta_kaio_check(batch->context->kernel_handle, &slot->iocb) < 0)
-			return;
-		slot->iocb.u.c.flags &= ~IOCB_FLAG_RESFD;
-		slot->flags |= TA_SLOT_SIGNAL;
-	}
-	slot->iocb.aio_rw_flags |= RWF_NOWAIT;
-	slot->flags |= TA_SLOT_TRIAL;
-	slot->asked = bytes_asked(&slot->iocb);
-	slot->submitter = batch;
-	batch->context->trials++;
-	batch->trials = true;
-}
-
-static bool trial_is_worth_it(struct batch *batch, struct ta_descriptor *descriptor)
-{
-	if (descriptor->trial_pause > 0) {
-		descriptor->trial_pause--;
-		return false;
-	}
-	return atomic_load_explicit(&batch->process->reads_offloaded, memory_order_relaxed) <
-	       TRIALS_UNTIL;
-}
-
 /*
  * Reads and writes of descriptors for which the kernel's own way is not the whole answer.  Decides
  * where the request goes.
  */
 static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot,
-				   struct ta_descriptor *descriptor)
+				   enum ta_file_class file_class)
 {
 	/*
 	 * A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we
 	 * do not know.
 	 */
-	unsigned routable =
-		descriptor->file_class == TA_FILE_STREAM ? STREAM_FLAGS : ROUTABLE_FLAGS;
-	bool plain = (slot->iocb.aio_rw_flags & ~routable) == 0;
+	unsigned routable = file_class == TA_FILE_STREAM ? STREAM_FLAGS : ROUTABLE_FLAGS;
+	bool reads = is_read(&slot->iocb);
 
-	if (!plain || !ta_offload_possible())
+	if (slot->iocb.aio_rw_flags & ~routable)
 		return;
-	switch (descriptor->file_class) {
+	switch (file_class) {
+	case TA_FILE_DEVICE:
 	case TA_FILE_BUFFERED:
-		if (!is_read(&slot->iocb))
+		if (!reads)
 			return;
-		if (trial_is_worth_it(batch, descriptor)) {
-			start_trial(batch, slot);
-			return;
-		}
+		if (file_class == TA_FILE_DEVICE ||
+		    atomic_load_explicit(&batch->process->reads_offloaded, memory_order_relaxed) <
+			    TRIES_UNTIL)
+			slot->flags |= TA_SLOT_AT_ONCE;
 		break;
 	case TA_FILE_SLOW:
-		if (!is_read(&slot->iocb))
+		if (!reads)
 			return;
 		break;
-	case TA_FILE_DEVICE:
-		/* A read that says "would block" needs no look at what the number means by now. */
-		if (is_read(&slot->iocb))
-			start_trial(batch, slot);
-		return;
-	case TA_FILE_KERNEL:
-		return;
-	default:
+	case TA_FILE_STREAM:
 		break;
-	}
-	slot->state = TA_SLOT_SUBMITTING;
-	batch->mixed = true;
-}
-
-/*
- * An fsync: later elements of this batch must not be counted as earlier ones, so what is open now
- * is sealed.
- */
-static TA_COLD void gather_sync(struct batch *batch, struct ta_slot *slot)
-{
-	struct ta_context *context = batch->context;
-	struct ta_descriptor *descriptor;
-	unsigned i;
-
-	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++) {
-		for (descriptor = context->descriptors[i]; descriptor;
-		     descriptor = descriptor->next) {
-			struct ta_epoch *open = descriptor->open;
-
-			if (!open || open->in_flight == 0)
-				continue;
-			open->sealed = true;
-			open->sealed_at = slot->sequence;
-			descriptor->open = NULL;
-		}
+	default:
+		return;
 	}
 	slot->state = TA_SLOT_SUBMITTING;
 	batch->mixed = true;
@@ -184,32 +187,25 @@ static TA_COLD void gather_sync(struct batch *batch, struct ta_slot *slot)
 /*
  * Joins the open epoch of the slot's descriptor and learns what the descriptor is.  0 or -EAGAIN.
  */
-static inline int join_epoch(struct batch *batch, struct ta_slot *slot, int64_t *tick_ns)
+static inline int join_epoch(struct batch *batch, struct ta_slot *slot)
 {
 	struct ta_context *context = batch->context;
-	struct ta_descriptor *descriptor = ta_descriptor_of(context, slot->iocb.aio_fildes);
+	int number = slot->iocb.aio_fildes;
+	enum ta_file_class file_class;
+	bool is_direct = false;
 
-	if (ta_unlikely(!descriptor))
+	file_class = ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED)
+			     ? TA_FILE_KERNEL
+			     : class_of(batch, number, &is_direct);
+	if (ta_unlikely(file_class != TA_FILE_KERNEL))
+		route_transfer(batch, slot, file_class);
+	/* One that is over inside io_submit is in flight for nobody. */
+	if (!(slot->flags & TA_SLOT_AT_ONCE) && !(slot->epoch = ta_epoch_join(context, number)))
 		return -EAGAIN;
-	if (ta_unlikely(!descriptor->open) && ta_epoch_open(context, descriptor) < 0)
-		return -EAGAIN;
-	slot->epoch = descriptor->open;
-	slot->epoch->in_flight++;
-	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED))
-		return 0;
-	if (*tick_ns == 0)
-		*tick_ns = ta_tick_ns();
-	if (ta_unlikely(descriptor->tick_ns != *tick_ns)) {
-		ta_file_classify(descriptor);
-		descriptor->tick_ns = *tick_ns;
-	}
-	if (ta_unlikely(descriptor->file_class != TA_FILE_KERNEL))
-		route_transfer(batch, slot, descriptor);
-	if (slot->state == TA_SLOT_KERNEL && !(slot->flags & TA_SLOT_TRIAL) &&
-	    descriptor->checked_at != batch->number) {
-		descriptor->checked_at = batch->number;
-		if (ta_unlikely(ta_file_has_changed(descriptor, is_read(&slot->iocb))))
-			route_transfer(batch, slot, descriptor);
+	if (slot->state == TA_SLOT_KERNEL && batch->checked_number != number) {
+		batch->checked_number = number;
+		if (ta_unlikely(ta_file_may_have_changed(number, is_read(&slot->iocb), is_direct)))
+			route_transfer(batch, slot, learn_class(batch, number, &is_direct));
 	}
 	return 0;
 }
@@ -266,12 +262,46 @@ static void store_key(struct iocb *iocb, unsigned key)
 	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
 }
 
+/* An fsync with nothing in flight anywhere is the kernel's without a further look. */
+static int join_sync(struct batch *batch, struct ta_slot *slot)
+{
+	struct ta_context *context = batch->context;
+
+	if (context->mode == TA_CONTEXT_MEDIATED && ta_sync_is_clear(context, &batch->work) &&
+	    !ta_work_is_any(&batch->work)) {
+		slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes);
+		return slot->epoch ? 0 : -EAGAIN;
+	}
+	slot->state = TA_SLOT_SUBMITTING;
+	batch->mixed = true;
+	return 0;
+}
+
+/* By opcode: 0 or -EAGAIN. */
+static inline int join(struct batch *batch, struct ta_slot *slot)
+{
+	switch (slot->iocb.aio_lio_opcode) {
+	case IO_CMD_PREAD:
+	case IO_CMD_PWRITE:
+	case IO_CMD_PREADV:
+	case IO_CMD_PWRITEV:
+		return join_epoch(batch, slot);
+	case IO_CMD_FSYNC:
+	case IO_CMD_FDSYNC:
+		return join_sync(batch, slot);
+	default:
+		/*
+		 * POLL is not waited for by an fsync; an unknown opcode is the kernel's to refuse.
+		 */
+		return 0;
+	}
+}
+
 /* Puts one iocb into a slot.  0, or why the batch ends before it. */
-static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *tick_ns)
+static inline int gather_one(struct batch *batch, struct iocb *iocb)
 {
 	struct ta_context *context = batch->context;
 	struct ta_slot *slot;
-	int result = 0;
 
 	if (ta_unlikely(!ta_memory_probe(iocb, sizeof(*iocb), true)))
 		return gather_unwritable(batch, iocb);
@@ -288,38 +318,31 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb, int64_t *ti
 	slot->epoch = NULL;
 	slot->state = TA_SLOT_KERNEL;
 	slot->flags = 0;
-	slot->sequence = ++context->sequence;
 	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED)) {
 		slot->state = TA_SLOT_SUBMITTING;
 		batch->mixed = true;
 	}
-	switch (slot->iocb.aio_lio_opcode) {
-	case IO_CMD_PREAD:
-	case IO_CMD_PWRITE:
-	case IO_CMD_PREADV:
-	case IO_CMD_PWRITEV:
-		result = join_epoch(batch, slot, tick_ns);
-		break;
-	case IO_CMD_FSYNC:
-	case IO_CMD_FDSYNC:
-		gather_sync(batch, slot);
-		break;
-	default:
-		/*
-		 * POLL is not waited for by an fsync; an unknown opcode is the kernel's to refuse.
-		 */
-		break;
-	}
-	if (ta_unlikely(result < 0)) {
+	if (ta_unlikely(ta_iocb_is_sync(&slot->iocb) && batch->count > 0)) {
 		ta_slot_free(context, slot);
-		return result;
+		batch->is_cut = true;
+		return 0;
 	}
+	slot->sequence = ++context->sequence;
+	if (ta_unlikely(join(batch, slot) < 0)) {
+		ta_slot_free(context, slot);
+		return -EAGAIN;
+	}
+	if (ta_unlikely(context->index != NULL))
+		ta_index_add(context, slot);
 	/*
 	 * As the kernel does.  The slot keeps the old value until the kernel accepts it, for
 	 * elements that are given back.
 	 */
 	store_key(iocb, 0);
 	batch->slots[batch->count++] = slot;
+	batch->at_once += (slot->flags & TA_SLOT_AT_ONCE) != 0;
+	/* What an fsync finds in flight must not be what stands behind it. */
+	batch->is_cut = batch->mixed && ta_iocb_is_sync(&slot->iocb);
 	return 0;
 }
 
@@ -327,29 +350,25 @@ static void gather(struct batch *batch, long nr)
 {
 	struct iocb **iocbs = batch->iocbs;
 	struct iocb *iocb;
-	int64_t tick_ns = 0;
 	long i;
 
 	/* One question for the array where it is all there; element by element where it is not. */
 	bool array_is_readable = ta_memory_probe(iocbs, (size_t)nr * sizeof(*iocbs), false);
 
-	for (i = 0; i < nr && batch->error == 0; i++) {
+	for (i = 0; i < nr && batch->error == 0 && !batch->is_cut; i++) {
 		if (ta_unlikely(!array_is_readable &&
 				!ta_memory_probe(&iocbs[i], sizeof(*iocbs), false))) {
 			batch->error = -EFAULT;
 			return;
 		}
 		memcpy(&iocb, (const char *)iocbs + (size_t)i * sizeof(iocb), sizeof(iocb));
-		batch->error = gather_one(batch, iocb, &tick_ns);
+		batch->error = gather_one(batch, iocb);
 	}
 }
 
-/* ---- settle ---------------------------------------------------------------------------------- */
+/* ---- what was not accepted ------------------------------------------------------------------- */
 
-/*
- * Elements from `from` on were not accepted: as if they had never been.  The context's lock is
- * held.
- */
+/* As if they had never been.  The context's lock is held. */
 static void give_back(struct batch *batch, long from, struct ta_work *work)
 {
 	struct ta_context *context = batch->context;
@@ -362,304 +381,324 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 			continue;
 		if (slot->iocb.key != 0 && !(i == from && slot->flags & TA_SLOT_KEY_CLEARED))
 			store_key(slot->object, slot->iocb.key);
-		if (slot->flags & TA_SLOT_TRIAL)
-			context->trials--;
 		if (slot->epoch)
 			ta_epoch_leave(context, slot->epoch, work);
+		if (ta_unlikely(context->index != NULL))
+			ta_index_remove(context, slot);
 		ta_slot_free(context, slot);
 	}
-	batch->count = from;
-	/* A destroyer may sleep for these slots. */
-	if (context->dying)
-		ta_driver_wake(context, work);
 }
 
-/* Takes the batch's own out of the trials that have ended, whoever drained them. */
-static void collect_tried(struct batch *batch, struct ta_work *work)
-{
-	struct ta_slot **link = &batch->context->tried;
-	struct ta_slot **end = &work->tried;
-
-	while (*link) {
-		struct ta_slot *slot = *link;
-
-		if (slot->submitter != batch) {
-			link = &slot->next;
-			continue;
-		}
-		*link = slot->next;
-		/* Newest first, as they came: ta_work_finish turns the list round. */
-		slot->next = *end;
-		*end = slot;
-		end = &slot->next;
-	}
-}
-
-/*
- * A trial that has not ended inside the system call (its file is not what it was taken for) is
- * followed by whoever drains it.
- */
-static void disown_trials(struct batch *batch, long accepted)
-{
-	long i;
-
-	for (i = 0; i < accepted; i++) {
-		struct ta_slot *slot = batch->slots[i];
-
-		/*
-		 * A slot in new hands has another submitter: the address of a batch is its own
-		 * while its io_submit runs.
-		 */
-		if (slot && slot->submitter == batch)
-			slot->submitter = NULL;
-	}
-}
-
-/*
- * The cache may have missed: the trials of this batch have ended inside the system call, so their
- * events are there.
- */
-static void settle_trials(struct batch *batch, long accepted)
+static TA_COLD void settle_refused(struct batch *batch, long from)
 {
 	struct ta_context *context = batch->context;
 	struct ta_work work = { 0 };
+	struct ta_signals before;
 
+	ta_signals_block(&before);
 	ta_lock(&context->lock);
-	/* A destroyer must find the wake-up it has posted; it follows what is left here. */
-	if (!context->dying) {
-		ta_drain(context, &work);
-		ta_wake_satisfied(context, &work);
-	}
-	collect_tried(batch, &work);
-	disown_trials(batch, accepted);
-	ta_assist_want(context, &work);
+	/*
+	 * The context may be destroyed by now, or this is a child that a handler has forked: then
+	 * nothing is left.
+	 */
+	if (context->generation == batch->generation)
+		give_back(batch, from, &work);
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
+	ta_signals_set(&before, NULL);
 }
 
-static void settle_refused(struct batch *batch, long from)
-{
-	struct ta_work work = { 0 };
+/* ---- reads at once --------------------------------------------------------------------------- */
 
-	ta_lock(&batch->context->lock);
-	/* What follows must not meet the context's successor in the same ring. */
-	batch->context->inside++;
-	give_back(batch, from, &work);
-	ta_unlock(&batch->context->lock);
-	ta_work_finish(batch->context, &work);
-	ta_lock(&batch->context->lock);
-	ta_context_leave(batch->context);
-	ta_unlock(&batch->context->lock);
+enum verdict { VERDICT_DONE, VERDICT_KERNEL, VERDICT_WORK };
+
+/*
+ * A slot of which no more is to be done.  Its eventfd still means what it did in the call.  0, or
+ * -EINVAL.
+ */
+static int finish_at_once(struct batch *batch, struct ta_slot *slot, long result)
+{
+	struct ta_context *context = batch->context;
+	bool signals = slot->iocb.u.c.flags & IOCB_FLAG_RESFD;
+	int eventfd = (int)slot->iocb.u.c.resfd;
+	struct ta_work work = { 0 };
+	struct ta_signals before;
+
+	ta_lock(&context->lock);
+	if (context->generation != batch->generation) {
+		ta_unlock(&context->lock);
+		return -EINVAL;
+	}
+	ta_end(context, slot, result, &work);
+	if (ta_likely(!ta_work_is_any(&work))) {
+		ta_unlock(&context->lock);
+		if (signals)
+			ta_eventfd_signal(eventfd);
+		return 0;
+	}
+	ta_signals_block(&before);
+	ta_unlock(&context->lock);
+	if (signals)
+		ta_eventfd_signal(eventfd);
+	ta_work_finish(context, &work);
+	ta_signals_set(&before, NULL);
+	return 0;
 }
 
 /*
- * Hands slots to the kernel.  A trial that is refused because its file cannot say "would block"
- * after all (the number was reused) goes on without.  Returns how many were accepted, or the first
- * one's error if none was.
+ * A read without waiting, whose answer is good if it is all that was asked for, or ends where the
+ * file does.  *done is what has been read, for the workers to go on from.  What is an error goes to
+ * the kernel, which refuses it in its own words.
  */
-static long submit_to_kernel(struct ta_context *context, struct ta_slot **slots, long count)
+static enum verdict read_at_once(struct batch *batch, struct ta_slot *slot, long *done)
 {
-	long accepted = 0;
+	const struct iocb *iocb = &slot->iocb;
+	struct iovec one = { iocb->u.c.buf, iocb->u.c.nbytes };
+	bool is_vector = iocb->aio_lio_opcode == IO_CMD_PREADV;
+	long asked = bytes_asked(iocb), result;
 
-	while (accepted < count) {
-		/* A slot begins with its iocb. */
-		long result = ta_kaio_submit(context->kernel_handle, count - accepted,
-					     (struct iocb **)(void *)(slots + accepted));
-		struct ta_slot *slot;
+	*done = 0;
+	if (asked <= 0 || iocb->u.c.offset < 0 || ta_iocb_is_malformed(iocb))
+		return VERDICT_KERNEL;
+	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO) &&
+	    ta_kaio_check(batch->kernel_handle, iocb) < 0)
+		return VERDICT_KERNEL;
+	result = ta_file_transfer(false, iocb->aio_fildes, is_vector ? iocb->u.v.vec : &one,
+				  is_vector ? (unsigned)iocb->u.v.nr : 1, iocb->u.c.offset,
+				  (int)iocb->aio_rw_flags | RWF_NOWAIT);
+	if (result == -EOPNOTSUPP) {
+		enum ta_file_class file_class = ta_file_classify_slow(iocb->aio_fildes);
 
-		if (result > 0)
-			accepted += result;
-		if (ta_likely(accepted == count))
-			break;
-		slot = slots[accepted];
-		if (!(slot->flags & TA_SLOT_TRIAL))
-			return accepted ? accepted : result;
-		ta_lock(&context->lock);
-		context->trials--;
-		slot->iocb.aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
-		if (slot->flags & TA_SLOT_SIGNAL)
-			slot->iocb.u.c.flags |= IOCB_FLAG_RESFD;
-		slot->flags = 0;
-		ta_unlock(&context->lock);
+		remember_class(batch, iocb->aio_fildes, file_class, false);
+		return file_class == TA_FILE_SLOW ? VERDICT_WORK : VERDICT_KERNEL;
 	}
-	return accepted;
+	/*
+	 * The number has become a pipe, socket or terminal just now, in which the kernel would
+	 * wait.
+	 */
+	if (result == -ESPIPE)
+		return VERDICT_WORK;
+	if (result < 0)
+		return result == -EAGAIN ? VERDICT_WORK : VERDICT_KERNEL;
+	*done = result;
+	return result >= asked ||
+			       ta_file_ends_at(iocb->aio_fildes, iocb->u.c.offset + result, result)
+		       ? VERDICT_DONE
+		       : VERDICT_WORK;
 }
 
 /* ---- batches that are not the kernel's alone ------------------------------------------------- */
 
-struct mixed {
-	struct batch *batch;
-	long kernel_count;
-	struct ta_slot *kernel[BATCH_MAX];
-	uint16_t position[BATCH_MAX]; /* in the batch, of each that goes to the kernel */
-	struct ta_operation *operations; /* ours, in order */
-	struct ta_operation **operations_end;
-};
-
-static bool is_sync(const struct iocb *iocb)
-{
-	return iocb->aio_lio_opcode == IO_CMD_FSYNC || iocb->aio_lio_opcode == IO_CMD_FDSYNC;
-}
-
 /*
- * Checks and captures one element of ours.  It may turn out to be the kernel's: then *operation is
- * NULL.
+ * From here on signals are blocked, and a destroyer waits for this thread.  0, or -EINVAL: the
+ * context is destroyed already.  The lock is held.
  */
-static int prepare_one(struct batch *batch, struct ta_slot *slot, struct ta_operation **operation)
+static int begin_locked(struct batch *batch)
 {
-	*operation = NULL;
-	if (slot->state != TA_SLOT_SUBMITTING)
+	struct ta_context *context = batch->context;
+
+	if (batch->is_blocked)
 		return 0;
-	if (is_sync(&slot->iocb))
-		return ta_sync_prepare(batch->context, slot, operation);
-	return ta_operation_prepare(batch->context, slot, operation);
+	if (context->generation != batch->generation)
+		return -EINVAL;
+	ta_signals_block(&batch->signals);
+	context->inside++;
+	batch->is_blocked = true;
+	return 0;
 }
 
-/* Under the lock, because a destroyer looks at what its slots are. */
-static void hand_to_kernel(struct ta_context *context, struct ta_slot *slot)
+static int begin_in_earnest(struct batch *batch)
 {
+	int result;
+
+	ta_lock(&batch->context->lock);
+	result = begin_locked(batch);
+	ta_unlock(&batch->context->lock);
+	return result;
+}
+
+static void end_earnest(struct batch *batch)
+{
+	if (!batch->is_blocked)
+		return;
+	ta_complete_end(batch->context);
+	ta_signals_set(&batch->signals, NULL);
+}
+
+/* Under the lock, because others look at what slots are.  0, -EAGAIN or -EINVAL. */
+static int hand_on(struct batch *batch, struct ta_slot *slot, uint8_t state)
+{
+	struct ta_context *context = batch->context;
+	int result = 0;
+
 	ta_lock(&context->lock);
-	slot->state = TA_SLOT_KERNEL;
+	if (context->generation != batch->generation)
+		result = -EINVAL;
+	else if (slot->flags & TA_SLOT_AT_ONCE && !slot->epoch &&
+		 !(slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes)))
+		result = -EAGAIN;
+	else
+		slot->state = state;
 	ta_unlock(&context->lock);
+	return result;
+}
+
+/* The turn of an operation.  0 with *is_ours false: it is the kernel's after all. */
+static int carry_out(struct batch *batch, struct ta_slot *slot, long done, bool *is_ours)
+{
+	struct ta_operation *operation;
+	int result = begin_in_earnest(batch);
+
+	if (result == 0)
+		result = hand_on(batch, slot, TA_SLOT_SUBMITTING);
+	if (result == 0)
+		result = ta_operation_prepare(batch->context, slot, &operation);
+	if (result < 0)
+		return result;
+	*is_ours = operation != NULL;
+	if (!operation)
+		return 0;
+	operation->transferred = (size_t)done;
+	ta_operation_start(operation);
+	return 0;
+}
+
+static int carry_out_sync(struct batch *batch, struct ta_slot *slot, bool *is_ours)
+{
+	enum ta_sync_way way;
+	long done;
+	int result;
+
+	ta_assert(batch->is_blocked);
+	result = ta_sync_prepare(batch->context, slot, &way, &done);
+	if (result < 0)
+		return result;
+	*is_ours = way != TA_SYNC_KERNEL;
+	return way == TA_SYNC_DONE ? finish_at_once(batch, slot, done) : 0;
+}
+
+/* 0 with *is_ours false: it joins the next run for the kernel.  Or why the batch ends before it. */
+static int carry(struct batch *batch, struct ta_slot *slot, bool *is_ours)
+{
+	enum verdict verdict = VERDICT_WORK;
+	long done = 0;
+
+	*is_ours = true;
+	if (ta_iocb_is_sync(&slot->iocb))
+		return carry_out_sync(batch, slot, is_ours);
+	if (slot->flags & TA_SLOT_AT_ONCE)
+		verdict = read_at_once(batch, slot, &done);
+	switch (verdict) {
+	case VERDICT_DONE:
+		return finish_at_once(batch, slot, done);
+	case VERDICT_WORK:
+		return carry_out(batch, slot, done, is_ours);
+	default:
+		*is_ours = false;
+		return 0;
+	}
 }
 
 /*
- * Returns the number of elements that may go on; batch->error says why it is fewer than there were.
+ * Gives elements from *accepted to the one before end to the kernel.  False: it has not taken all.
  */
-static long prepare(struct mixed *mixed)
+static bool submit_run(struct batch *batch, long *accepted, long end)
 {
-	struct batch *batch = mixed->batch;
-	long i;
+	long count = end - *accepted, result;
 
-	mixed->operations_end = &mixed->operations;
+	if (count == 0)
+		return true;
+	/* A slot begins with its iocb. */
+	result = ta_kaio_submit(batch->kernel_handle, count,
+				(struct iocb **)(void *)(batch->slots + *accepted));
+	if (result > 0)
+		*accepted += result;
+	else
+		batch->error = (int)result;
+	return result == count;
+}
+
+/* Returns how many were accepted. */
+static long submit_in_order(struct batch *batch)
+{
+	long accepted = 0, i;
+
 	for (i = 0; i < batch->count; i++) {
 		struct ta_slot *slot = batch->slots[i];
-		struct ta_operation *operation;
-		int result;
+		bool is_ours = true;
 
-		if (!slot)
+		if (slot && slot->state == TA_SLOT_KERNEL)
 			continue;
-		result = prepare_one(batch, slot, &operation);
-		if (result < 0) {
-			batch->error = result;
-			break;
+		if (!submit_run(batch, &accepted, i))
+			return accepted;
+		if (slot) {
+			int result = carry(batch, slot, &is_ours);
+
+			if (result == 0 && !is_ours)
+				result = hand_on(batch, slot, TA_SLOT_KERNEL);
+			if (result < 0) {
+				batch->error = result;
+				return accepted;
+			}
 		}
-		if (operation) {
-			operation->position = (uint16_t)i;
-			*mixed->operations_end = operation;
-			mixed->operations_end = &operation->next;
-			continue;
-		}
-		if (slot->state != TA_SLOT_KERNEL)
-			hand_to_kernel(batch->context, slot);
-		mixed->position[mixed->kernel_count] = (uint16_t)i;
-		mixed->kernel[mixed->kernel_count++] = slot;
+		accepted += is_ours;
 	}
-	return i;
+	submit_run(batch, &accepted, batch->count);
+	return accepted;
 }
 
-/* Starts what was accepted of ours, in order, and drops the rest. */
-static void start_operations(struct mixed *mixed, long accepted)
-{
-	struct ta_operation *operation, *next;
-
-	for (operation = mixed->operations; operation; operation = next) {
-		bool is_accepted = operation->position < accepted;
-
-		next = operation->next;
-		operation->next = NULL;
-		if (operation->sync) {
-			if (is_accepted)
-				ta_sync_accepted(operation);
-			else
-				ta_sync_refused(operation);
-		} else if (is_accepted) {
-			ta_operation_start(operation);
-		} else {
-			ta_operation_discard(operation);
-		}
-	}
-}
-
+/*
+ * The context's lock is held, and let go.  Only reads that are all tried at once go without signals
+ * blocked, as long as they hit: a handler that finds them half-way finds nothing in flight.
+ */
 static TA_COLD long submit_mixed(struct batch *batch)
 {
-	struct mixed mixed = { .batch = batch };
-	long end = prepare(&mixed);
-	long result = mixed.kernel_count;
-	long accepted = end;
+	struct ta_context *context = batch->context;
+	long accepted;
 
-	if (mixed.kernel_count > 0) {
-		result = submit_to_kernel(batch->context, mixed.kernel, mixed.kernel_count);
-		if (result < mixed.kernel_count) {
-			accepted = mixed.position[result > 0 ? result : 0];
-			batch->error = result < 0 ? (int)result : 0;
-		}
-	}
-	start_operations(&mixed, accepted);
+	if (batch->at_once < batch->count || ta_work_is_any(&batch->work))
+		(void)begin_locked(batch);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &batch->work);
+	accepted = submit_in_order(batch);
 	if (accepted < batch->count)
 		settle_refused(batch, accepted);
+	end_earnest(batch);
 	return accepted;
 }
 
 /* ---- io_submit ------------------------------------------------------------------------------- */
 
-/* A batch that the kernel does not take whole, or that holds more than it can do alone. */
-static TA_COLD long submit_slowly(struct batch *batch)
+/*
+ * Somebody sleeps until he is woken, and what wakes him may soon find no place in the ring.  The
+ * lock is held.
+ */
+static TA_COLD void wake_while_there_is_room(struct ta_context *context)
 {
-	bool trials = batch->trials;
-	long accepted;
-
-	if (batch->mixed) {
-		accepted = submit_mixed(batch);
-	} else {
-		long result = submit_to_kernel(batch->context, batch->slots, batch->count);
-
-		accepted = result > 0 ? result : 0;
-		if (accepted < batch->count) {
-			batch->error = result < 0 ? (int)result : 0;
-			settle_refused(batch, accepted);
-		}
-	}
-	if (trials && accepted > 0)
-		settle_trials(batch, accepted);
-	return accepted;
+	if (ta_sleep_limit_ns(context) == TA_NO_DEADLINE || context->wake_posted)
+		return;
+	context->wake_posted = ta_kaio_post(context->kernel_handle) == 0;
 }
 
 /*
- * Up to BATCH_MAX elements.  Returns how many were accepted; batch->error says why not all, if it
- * is known.
+ * Up to BATCH_MAX elements, or fewer, up to an fsync.  Returns how many were accepted; batch->error
+ * says why not all, if it is known.  The context's lock is held, and let go.
  */
 static long submit_batch(struct batch *batch, long nr)
 {
+	struct ta_context *context = batch->context;
 	long result;
 
 	gather(batch, nr);
-	if (ta_unlikely(ta_driver_must_look(batch->context))) {
-		struct ta_work work = { .wake_driver = true };
-
-		batch->context->inside++;
-		ta_unlock(&batch->context->lock);
-		ta_work_finish(batch->context, &work);
-		ta_lock(&batch->context->lock);
-		ta_context_leave(batch->context);
-	}
-	if (ta_unlikely(batch->mixed || batch->trials)) {
-		/*
-		 * Its requests may all end, and the context be destroyed, before this thread is
-		 * through.
-		 */
-		batch->context->inside++;
-		ta_unlock(&batch->context->lock);
-		result = submit_slowly(batch);
-		ta_lock(&batch->context->lock);
-		ta_context_leave(batch->context);
-		ta_unlock(&batch->context->lock);
-		return result;
-	}
-	ta_unlock(&batch->context->lock);
+	context->may_post |= batch->mixed;
+	if (ta_unlikely(context->unlimited > 0))
+		wake_while_there_is_room(context);
+	if (ta_unlikely(batch->mixed))
+		return submit_mixed(batch);
+	ta_unlock(&context->lock);
 	if (batch->count == 0)
 		return 0;
-	result = ta_kaio_submit(batch->context->kernel_handle, batch->count,
+	result = ta_kaio_submit(batch->kernel_handle, batch->count,
 				(struct iocb **)(void *)batch->slots);
 	if (ta_likely(result == batch->count))
 		return result;
@@ -686,316 +725,27 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		if (ta_unlikely(context->mode == TA_CONTEXT_PASSTHROUGH))
 			return ta_passthrough_submit(process, context, nr, iocbs);
 		/* A batch larger than the ring is treated as one of its size. */
-		if (nr > (long)context->ring->event_count)
-			nr = (long)context->ring->event_count;
+		if (nr > (long)context->event_count)
+			nr = (long)context->event_count;
 		step = nr - total < BATCH_MAX ? nr - total : BATCH_MAX;
 		batch.process = process;
 		batch.context = context;
+		batch.generation = context->generation;
+		batch.kernel_handle = context->kernel_handle;
 		batch.iocbs = iocbs + total;
 		batch.count = 0;
-		batch.number = ++context->batches;
 		batch.mixed = false;
-		batch.trials = false;
+		batch.at_once = 0;
+		batch.is_cut = false;
+		batch.is_blocked = false;
+		batch.work = (struct ta_work){ 0 };
 		batch.error = 0;
+		batch.checked_number = -1;
+		batch.tick_ns = 0;
 		accepted = submit_batch(&batch, step);
 		total += accepted;
-		if (accepted < step)
+		if (accepted < step && !(batch.is_cut && accepted == batch.count))
 			return total > 0 ? (int)total : batch.error;
 	} while (total < nr);
 	return (int)total;
-}
-
-/* ---- completion ------------------------------------------------------------------------------ */
-
-/*
- * The one upward call of the workers: an operation has ended, its file is released.  Makes the
- * event visible, then signals the program's eventfd.
- */
-void ta_complete(struct ta_operation *operation, long result)
-{
-	struct ta_context *context = operation->context;
-	struct ta_slot *slot = operation->slot;
-	bool signals = operation->resfd >= 0;
-	struct ta_work work = { 0 };
-
-	ta_lock(&context->lock);
-	slot->operation = NULL;
-	context->operations--;
-	if (slot->epoch)
-		ta_epoch_leave(context, slot->epoch, &work);
-	ta_ready_push(context, slot, result);
-	ta_wake_satisfied(context, &work);
-	/* Until all is told: io_destroy returns only when the program's eventfd is signalled. */
-	context->inside++;
-	ta_unlock(&context->lock);
-	if (operation->stream)
-		ta_operation_leave_stream(operation);
-	ta_work_finish(context, &work);
-	if (operation->eventfd) {
-		ta_threads_signal(operation);
-		return;
-	}
-	if (signals && ta_thread.is_foreign && !operation->has_proxy) {
-		ta_message_signal(operation);
-		return;
-	}
-	if (signals)
-		ta_proxy_fire(operation);
-	ta_complete_end(operation);
-}
-
-/* The operation's event is visible and its eventfd signalled. */
-void ta_complete_end(struct ta_operation *operation)
-{
-	struct ta_context *context = operation->context;
-
-	ta_hold_release(operation->eventfd);
-	operation->eventfd = NULL;
-	ta_operation_free(operation);
-	ta_lock(&context->lock);
-	ta_context_leave(context);
-	ta_unlock(&context->lock);
-}
-
-/*
- * A trial that ended in the kernel: true if its slot can have its event at once.  Otherwise what is
- * left to do looks at the descriptor, the eventfd and the vector, which are the program's again as
- * soon as io_submit returns: so it is left to the submitter while that is inside, whoever has come
- * across the event.  The context's lock is held.
- */
-bool ta_trial_ended(struct ta_context *context, struct ta_slot *slot, long result,
-		    struct ta_work *work)
-{
-	struct ta_slot **list = slot->submitter ? &context->tried : &work->tried;
-
-	slot->iocb.aio_rw_flags &= ~(unsigned)RWF_NOWAIT;
-	slot->flags &= (uint8_t)~TA_SLOT_TRIAL;
-	if (!(slot->flags & TA_SLOT_SIGNAL) && result != -EAGAIN &&
-	    (result < 0 || result >= slot->asked)) {
-		slot->epoch->descriptor->trial_backoff = 0;
-		return true;
-	}
-	slot->state = TA_SLOT_TRIED;
-	slot->result = result;
-	slot->next = *list;
-	*list = slot;
-	return false;
-}
-
-/* Gives a tried slot its event, and the program's eventfd its signal. */
-static void finish_trial(struct ta_context *context, struct ta_slot *slot, long result)
-{
-	bool signal = slot->flags & TA_SLOT_SIGNAL;
-	int eventfd = (int)slot->iocb.u.c.resfd;
-	struct ta_work work = { 0 };
-
-	ta_lock(&context->lock);
-	ta_epoch_leave(context, slot->epoch, &work);
-	ta_ready_push(context, slot, result);
-	ta_wake_satisfied(context, &work);
-	context->inside++;
-	ta_unlock(&context->lock);
-	if (signal)
-		ta_eventfd_signal(context, eventfd);
-	ta_work_finish(context, &work);
-	ta_lock(&context->lock);
-	ta_context_leave(context);
-	ta_unlock(&context->lock);
-}
-
-/* The next reads of the descriptor skip the trial, more of them each time. */
-static void note_miss(struct ta_context *context, struct ta_slot *slot)
-{
-	struct ta_descriptor *descriptor;
-
-	ta_lock(&context->lock);
-	descriptor = slot->epoch->descriptor;
-	descriptor->trial_backoff = (uint8_t)(descriptor->trial_backoff * 2 + TRIAL_BACKOFF_FIRST);
-	if (descriptor->trial_backoff > TRIAL_BACKOFF_MAX)
-		descriptor->trial_backoff = TRIAL_BACKOFF_MAX;
-	descriptor->trial_pause = descriptor->trial_backoff;
-	ta_unlock(&context->lock);
-}
-
-/* Has the trial done all that there is to do?  A short count is no miss where the file ends. */
-static bool trial_was_a_hit(const struct ta_slot *slot)
-{
-	if (slot->result == -EAGAIN)
-		return false;
-	if (slot->result < 0 || slot->result >= slot->asked)
-		return true;
-	return ta_file_ends_at(slot->iocb.aio_fildes, slot->iocb.u.c.offset + slot->result,
-			       slot->result);
-}
-
-/*
- * The cache could not serve all of a read.  Its rest goes to the workers; what was read already
- * counts.  Where no operation is to be had, the read ends with what there is, or the kernel does it
- * as it always did.
- */
-static void follow_miss(struct ta_context *context, struct ta_slot *slot)
-{
-	struct iocb *list = &slot->iocb;
-	struct ta_operation *operation;
-	int error;
-
-	note_miss(context, slot);
-	if (slot->flags & TA_SLOT_SIGNAL)
-		slot->iocb.u.c.flags |= IOCB_FLAG_RESFD;
-	error = ta_operation_prepare(context, slot, &operation);
-	if (error == 0 && operation) {
-		operation->transferred = slot->result > 0 ? (size_t)slot->result : 0;
-		ta_operation_start(operation);
-		return;
-	}
-	if (slot->result < 0 && error != -EBADF) {
-		uint8_t flags = slot->flags;
-
-		slot->flags = 0;
-		hand_to_kernel(context, slot);
-		if (ta_kaio_submit(context->kernel_handle, 1, &list) == 1)
-			return;
-		slot->flags = flags;
-	}
-	finish_trial(context, slot, slot->result >= 0 ? slot->result : error ? error : -EAGAIN);
-}
-
-static struct ta_slot *in_order(struct ta_slot *newest_first)
-{
-	struct ta_slot *oldest_first = NULL;
-
-	while (newest_first) {
-		struct ta_slot *slot = newest_first;
-
-		newest_first = slot->next;
-		slot->next = oldest_first;
-		oldest_first = slot;
-	}
-	return oldest_first;
-}
-
-/*
- * Does what a step under the context's lock has left to do.  The context may be destroyed by the
- * time this returns.
- */
-void ta_work_finish(struct ta_context *context, struct ta_work *work)
-{
-	struct ta_slot *slot;
-
-	if (ta_likely(!work->tried && !work->issue && !work->wake_driver && !work->want_assistant))
-		return;
-	if (work->wake_driver && ta_kaio_post(context->kernel_handle, -1) < 0) {
-		/*
-		 * No place in the ring: the driver looks for itself before long (see
-		 * ta_driver_must_look).
-		 */
-		ta_lock(&context->lock);
-		context->wake_posted = false;
-		ta_unlock(&context->lock);
-	}
-	if (work->want_assistant)
-		ta_assist_start();
-	if (work->issue)
-		ta_syncs_issue(work->issue);
-	for (slot = in_order(work->tried); slot;) {
-		struct ta_slot *next = slot->next;
-
-		if (trial_was_a_hit(slot))
-			finish_trial(context, slot, slot->result);
-		else
-			follow_miss(context, slot);
-		slot = next;
-	}
-}
-
-/* ---- cancellation ---------------------------------------------------------------------------- */
-
-/* The oldest request of the iocb that is in flight, younger than the one of this sequence. */
-static struct ta_slot *oldest_request(struct ta_context *context, const struct iocb *object,
-				      uint64_t after)
-{
-	struct ta_slot *oldest = NULL;
-	uint32_t i;
-
-	for (i = 0; i < context->touched_slots; i++) {
-		struct ta_slot *slot = &context->slots[i];
-
-		if (slot->state == TA_SLOT_FREE || slot->state == TA_SLOT_READY ||
-		    slot->object != object || slot->sequence <= after ||
-		    slot->flags & TA_SLOT_CANCELLED)
-			continue;
-		if (!oldest || slot->sequence < oldest->sequence)
-			oldest = slot;
-	}
-	return oldest;
-}
-
-static int cancel_in_kernel(unsigned long handle, struct ta_slot *slot)
-{
-	struct io_event unused_event;
-	int result;
-
-	result = ta_kaio_cancel(handle, &slot->iocb, &unused_event);
-	return result == -EINPROGRESS ? -EINPROGRESS : -EAGAIN;
-}
-
-/*
- * The program may have used one iocb for several requests: the oldest is meant.  One that is past
- * cancelling is in the way of other transfers, but of no POLL, for which alone the kernel looks.
- */
-static int cancel_oldest(struct ta_context *context, const struct iocb *iocb, struct ta_work *work)
-{
-	int result = -EINVAL;
-	struct ta_slot *slot;
-	uint64_t after = 0;
-
-	ta_drain(context, work);
-	ta_wake_satisfied(context, work);
-	while ((slot = oldest_request(context, iocb, after)) != NULL) {
-		if (after && slot->iocb.aio_lio_opcode != IO_CMD_POLL) {
-			after = slot->sequence;
-			continue;
-		}
-		after = slot->sequence;
-		result = -EAGAIN;
-		if (slot->state == TA_SLOT_KERNEL)
-			result = cancel_in_kernel(context->kernel_handle, slot);
-		else if (slot->state == TA_SLOT_OPERATION)
-			result = ta_operation_cancel(slot->operation, work);
-		if (result != -EINPROGRESS)
-			continue;
-		slot->flags |= TA_SLOT_CANCELLED;
-		break;
-	}
-	return result;
-}
-
-/*
- * io_cancel(3): -EINPROGRESS if its event will say -ECANCELED, -EAGAIN if it is past cancelling,
- * -EINVAL if nothing is known of it.
- */
-int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb)
-{
-	struct ta_context *context;
-	struct ta_work work = { 0 };
-	int result;
-
-	if (!ta_memory_probe(iocb, sizeof(*iocb), false))
-		return -EFAULT;
-	context = ta_context_lock(process, handle);
-	if (!context)
-		return -EINVAL;
-	if (context->mode == TA_CONTEXT_PASSTHROUGH) {
-		result = ta_passthrough_cancel(context, iocb);
-		ta_unlock(&context->lock);
-		return result;
-	}
-	result = cancel_oldest(context, iocb, &work);
-	context->inside++;
-	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
-	ta_lock(&context->lock);
-	ta_context_leave(context);
-	ta_unlock(&context->lock);
-	return result;
 }

@@ -38,61 +38,65 @@ _Static_assert(offsetof(struct ta_ring, events) == 32, "the kernel's struct aio_
 
 /*
  * A stretch of the ring that one consumer walks; head moves locally and is published by
- * ta_ring_publish.
+ * ta_ring_publish.  The ring is the program's memory: whoever scribbles over head and tail loses
+ * events, but nothing outside the ring is read, and no walk is longer than the ring.  So the number
+ * of events is not the one that stands there.
  */
 struct ta_ring_reader {
+	struct ta_ring *ring;
 	uint32_t head;
 	uint32_t tail;
+	uint32_t count;
 };
 
-static inline struct ta_ring_reader ta_ring_open(struct ta_ring *ring)
+static inline struct ta_ring_reader ta_ring_open(struct ta_ring *ring, uint32_t event_count)
 {
+	struct ta_ring_reader reader = { .ring = ring };
+
+	/* In a child that a handler has forked a moment ago the context is wiped. */
+	if (ta_unlikely(!ring || event_count == 0))
+		return reader;
+	/* A child that a handler forks here gets a ring to look at, too: fork.c. */
+	ta_thread.ring = ring;
+	ta_thread.ring_bytes = sizeof(*ring) + event_count * sizeof(struct io_event);
+	atomic_signal_fence(memory_order_seq_cst);
 	TA_KERNEL_ACQUIRE(ring);
-	return (struct ta_ring_reader){
-		/* relaxed: only consumers under the context's lock write head. */
-		.head = atomic_load_explicit(&ring->head, memory_order_relaxed),
-		/*
-		 * acquire: pairs with the kernel's barrier between storing an event and storing
-		 * tail.
-		 */
-		.tail = atomic_load_explicit(&ring->tail, memory_order_acquire),
-	};
+	/* relaxed: only consumers under the context's lock write head. */
+	reader.head = atomic_load_explicit(&ring->head, memory_order_relaxed);
+	/* acquire: pairs with the kernel's barrier between storing an event and storing tail. */
+	reader.tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
+	reader.count = event_count;
+	if (ta_unlikely(reader.head >= event_count))
+		reader.head %= event_count;
+	if (ta_unlikely(reader.tail >= event_count))
+		reader.tail %= event_count;
+	return reader;
 }
 
-static inline bool ta_ring_is_empty(struct ta_ring *ring)
+static inline uint32_t ta_ring_available(struct ta_ring_reader reader)
 {
-	struct ta_ring_reader reader = ta_ring_open(ring);
-
-	return reader.head == reader.tail;
-}
-
-static inline uint32_t ta_ring_available(struct ta_ring *ring)
-{
-	struct ta_ring_reader reader = ta_ring_open(ring);
-
 	return reader.tail >= reader.head ? reader.tail - reader.head
-					  : reader.tail + ring->event_count - reader.head;
+					  : reader.tail + reader.count - reader.head;
 }
 
-static inline const struct io_event *ta_ring_next(struct ta_ring *ring,
-						  struct ta_ring_reader *reader)
+static inline const struct io_event *ta_ring_next(struct ta_ring_reader *reader)
 {
 	const struct io_event *event;
 
 	if (reader->head == reader->tail)
 		return NULL;
-	event = &ring->events[reader->head];
-	if (++reader->head == ring->event_count)
+	event = &reader->ring->events[reader->head];
+	if (++reader->head == reader->count)
 		reader->head = 0;
 	return event;
 }
 
-static inline void ta_ring_publish(struct ta_ring *ring, struct ta_ring_reader reader)
+static inline void ta_ring_publish(struct ta_ring_reader reader)
 {
 	/*
 	 * release: the kernel may overwrite the events from here on, so they must have been read.
 	 */
-	atomic_store_explicit(&ring->head, reader.head, memory_order_release);
+	atomic_store_explicit(&reader.ring->head, reader.head, memory_order_release);
 }
 
 #endif

@@ -4,179 +4,220 @@
  * has ended.
  *
  * Earlier is what any io_submit of this process accepted before, in whatever context and by
- * whatever descriptor of the same file.  So an fsync looks through all contexts: an epoch with
- * requests in flight is its business if its descriptor number is the fsync's own, refers to the
- * same file now, or refers to nothing any more.  (A number that was closed and reused for another
- * file meanwhile is not recognized: the one documented limit.)  If nothing is found the fsync goes
- * to the kernel with its batch, as ever.  Otherwise it is held: its file is captured, and it is
- * issued when the barrier hands it back.
+ * whatever descriptor of the same file.  An fsync comes to this file when all that stands before it
+ * in its batch has been submitted.  It first looks, then decides: what is in flight is sealed in
+ * epochs and filed by what the descriptors refer to, the rings concerned are drained (epoch.c), and
+ * only what is still in flight then holds it.  If there is nothing the fsync goes to the kernel, as
+ * ever.  Otherwise its file is captured, and it is issued to the workers when the barrier hands it
+ * back; the follower sees to it that what it waits for is noticed, whatever callers do.
  *
- * The walk takes table_lock and one context's lock at a time.  It runs before the batch goes to the
- * kernel, so later elements of the batch are kept apart by the sealing that request.c did when it
- * came to the fsync.
+ * A descriptor number that was closed and reused for another file while requests of the old one
+ * were in flight is not recognized: the one documented limit.
  */
 #include "internal.h"
 
-#include "custody.h"
-#include "offload.h"
+#include "work.h"
 
 #include <fcntl.h>
 
-struct survey {
-	struct ta_process *process;
-	struct ta_context *own; /* context of the fsync */
-	uint64_t before; /* its sequence there */
-	int descriptor;
-	struct ta_file_identity identity;
-	struct ta_sync *sync;
-	int error;
-	bool want_assistant;
-	struct ta_sync *due; /* of other fsyncs */
-	int last_number; /* the latest look-up, since many contexts use the same descriptors */
-	bool last_matches;
-};
-
-static bool is_same_file(struct survey *survey, int number)
+/*
+ * Is nothing in flight anywhere that a new fsync of this context could have to wait for?  A quick
+ * answer, under the context's lock, which leaves other contexts alone: false where it would have to
+ * look into them.
+ */
+bool ta_sync_is_clear(struct ta_context *context, struct ta_work *work)
 {
-	struct ta_file_identity identity;
+	struct ta_process *process = ta_process();
+	const struct ta_context *busy;
+	bool is_clear;
 
-	if (number == survey->descriptor)
-		return true;
-	if (number == survey->last_number)
-		return survey->last_matches;
-	survey->last_number = number;
-	survey->last_matches = ta_file_identify(number, &identity) < 0 ||
-			       (identity.device == survey->identity.device &&
-				identity.inode == survey->identity.inode);
-	return survey->last_matches;
+	ta_drain(context, work);
+	ta_wake_unaware(context, work);
+	if (context->open_epochs &&
+	    (context->open_epochs->next || context->open_epochs->in_flight > 0))
+		return false;
+	busy = atomic_load(&process->busy);
+	if (busy && (busy != context || context->busy_next))
+		return false;
+	/*
+	 * In this order: a look that has emptied the list is under way, or has filed what it found.
+	 */
+	if (atomic_load(&process->is_sealing))
+		return false;
+	ta_lock(&process->barrier_lock);
+	is_clear = ta_barrier_is_empty(&process->barrier);
+	ta_unlock(&process->barrier_lock);
+	return is_clear;
+}
+
+/* Of what had been filed until then.  The rings concerned are drained. */
+static bool is_in_flight(struct ta_process *process, const struct ta_file_identity *identity,
+			 uint64_t filed)
+{
+	bool must_wait;
+
+	ta_epochs_drain(process, identity);
+	ta_lock(&process->barrier_lock);
+	must_wait =
+		ta_barrier_must_wait(&process->barrier, identity->device, identity->inode, filed);
+	ta_unlock(&process->barrier_lock);
+	return must_wait;
 }
 
 /*
- * An epoch of the fsync's own context counts only if it was sealed by then: what is open holds
- * later requests.
+ * Is something earlier in flight on the file of the descriptor?  Its identity is asked for only if
+ * anything is in flight anywhere.
  */
-static bool is_earlier(const struct survey *survey, const struct ta_context *context,
-		       struct ta_epoch *epoch)
+bool ta_sync_must_wait(struct ta_process *process, int fd, struct ta_file_identity *identity)
 {
-	if (epoch->in_flight == 0)
+	bool must_wait;
+
+	ta_epochs_seal(process);
+	ta_lock(&process->barrier_lock);
+	must_wait = !ta_barrier_is_empty(&process->barrier);
+	ta_unlock(&process->barrier_lock);
+	if (!must_wait || ta_file_identify(fd, identity) < 0)
 		return false;
-	return context != survey->own || (epoch->sealed && epoch->sealed_at <= survey->before);
+	return is_in_flight(process, identity, UINT64_MAX);
 }
 
-static void survey_epoch(struct survey *survey, struct ta_context *context, struct ta_epoch *epoch)
+/* Until what is in flight by now has ended. */
+void ta_sync_wait_in_caller(struct ta_process *process, const struct ta_file_identity *identity)
 {
-	bool first = epoch->waits == NULL;
+	int64_t since_ns = ta_now_ns();
+	_Atomic uint32_t nobody_wakes = 0;
+	uint64_t filed;
 
-	if (!epoch->sealed) {
-		epoch->sealed = true;
-		epoch->sealed_at = context->sequence;
-		ta_assert(epoch->descriptor->open == epoch);
-		epoch->descriptor->open = NULL;
+	ta_lock(&process->barrier_lock);
+	filed = process->barrier.filed;
+	ta_unlock(&process->barrier_lock);
+	while (is_in_flight(process, identity, filed))
+		ta_futex_wait(&nobody_wakes, 0, ta_now_ns() + ta_look_interval_ns(since_ns));
+}
+
+/* ---- held fsyncs ----------------------------------------------------------------------------- */
+
+/* barrier_lock is held.  0 or -ENOMEM. */
+static int attach(struct ta_process *process, struct ta_sync *sync, struct ta_epoch *epoch)
+{
+	for (; epoch; epoch = epoch->next) {
+		bool is_first = !epoch->waits;
+
+		if (ta_barrier_attach(&process->barrier, sync, epoch) < 0)
+			return -ENOMEM;
+		if (is_first)
+			atomic_fetch_add(&epoch->context->owed, 1);
+		ta_follow(epoch->context);
 	}
-	ta_lock(&survey->process->barrier_lock);
-	survey->error = ta_barrier_attach(&survey->process->barrier, survey->sync, epoch);
-	ta_unlock(&survey->process->barrier_lock);
-	if (survey->error == 0 && first)
-		context->owed++;
+	return 0;
 }
 
-static void survey_descriptor(struct survey *survey, struct ta_context *context,
-			      struct ta_descriptor *descriptor)
+/*
+ * Enters a sync into its file's queue behind all that is in flight there.  It is not issued before
+ * it is armed.  0, or -EAGAIN when there is no memory.
+ */
+int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity,
+		  int group)
 {
-	struct ta_epoch *epoch;
+	struct ta_process *process = ta_process();
+	struct ta_barrier *barrier = &process->barrier;
+	struct ta_sync *sync, *due = NULL;
+	int result = -ENOMEM;
 
-	for (epoch = descriptor->epochs; epoch && survey->error == 0; epoch = epoch->next)
-		if (is_earlier(survey, context, epoch) && is_same_file(survey, descriptor->number))
-			survey_epoch(survey, context, epoch);
+	ta_lock(&process->barrier_lock);
+	sync = ta_barrier_enter(barrier, identity->device, identity->inode, group,
+				operation->opcode == IO_CMD_FDSYNC, operation);
+	if (sync)
+		result = attach(process, sync,
+				ta_barrier_epochs(barrier, identity->device, identity->inode));
+	if (result == 0)
+		result = attach(process, sync, barrier->anywhere);
+	if (result == 0)
+		operation->sync = sync;
+	else if (sync)
+		ta_barrier_withdraw(barrier, sync, &due);
+	ta_unlock(&process->barrier_lock);
+	ta_syncs_issue(due);
+	return result < 0 ? -EAGAIN : 0;
 }
 
-static void survey_context(struct survey *survey, struct ta_context *context)
+/* From here on it is issued when what it waits for has ended, which may be at once. */
+void ta_sync_arm(struct ta_operation *operation)
 {
-	struct ta_descriptor *descriptor;
-	struct ta_work work = { 0 };
-	unsigned i;
+	struct ta_process *process = ta_process();
+	struct ta_sync *due = NULL;
 
-	ta_lock(&context->lock);
-	if (context->tracking)
-		ta_passthrough_scan(context, &work);
-	for (i = 0; i < TA_DESCRIPTOR_BUCKETS; i++)
-		for (descriptor = context->descriptors[i]; descriptor;
-		     descriptor = descriptor->next)
-			survey_descriptor(survey, context, descriptor);
-	ta_assist_want(context, &work);
-	survey->want_assistant |= work.want_assistant;
-	while (work.issue) {
-		/* Due by the scan; issued with what else this fsync finds, after the locks. */
-		struct ta_sync *sync = work.issue;
-
-		work.issue = sync->due_next;
-		sync->due_next = survey->due;
-		survey->due = sync;
-	}
-	ta_unlock(&context->lock);
-}
-
-static void survey_all(struct survey *survey)
-{
-	struct ta_process *process = survey->process;
-	struct ta_context *context;
-
-	ta_lock(&process->table_lock);
-	for (context = process->contexts; context; context = context->all_next)
-		survey_context(survey, context);
-	ta_unlock(&process->table_lock);
+	ta_lock(&process->barrier_lock);
+	ta_barrier_arm(&process->barrier, operation->sync, &due);
+	ta_unlock(&process->barrier_lock);
+	ta_syncs_issue(due);
 }
 
 /* The fsync is the kernel's: later ones must wait for it like for any request.  0 or -EAGAIN. */
 static int join_as_request(struct ta_context *context, struct ta_slot *slot)
 {
-	struct ta_descriptor *descriptor;
-	struct ta_epoch *open;
-	int result = 0;
-
 	ta_lock(&context->lock);
-	slot->state = TA_SLOT_KERNEL;
-	descriptor = ta_descriptor_of(context, slot->iocb.aio_fildes);
-	open = descriptor ? descriptor->open : NULL;
-	if (!descriptor || ta_epoch_open(context, descriptor) < 0) {
-		result = -EAGAIN;
-	} else {
-		/*
-		 * Sealed at its place in the order: the open epoch holds later requests, which a
-		 * later fsync of the batch leaves out.
-		 */
-		slot->epoch = descriptor->open;
-		slot->epoch->in_flight = 1;
-		slot->epoch->sealed = true;
-		slot->epoch->sealed_at = slot->sequence;
-		descriptor->open = open;
-	}
+	slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes);
 	ta_unlock(&context->lock);
-	return result;
+	return slot->epoch ? 0 : -EAGAIN;
 }
 
-/* An fsync has no priority to be checked, whatever its flags say. */
-bool ta_sync_eventfd_is_good(struct ta_context *context, const struct iocb *iocb)
-{
-	struct iocb like = *iocb;
-
-	like.u.c.flags &= IOCB_FLAG_RESFD;
-	if (like.u.c.flags) {
-		int result = ta_kaio_check(context->kernel_handle, &like);
-
-		/*
-		 * Anything else (no room to ask in, no descriptor to ask with) says nothing of the
-		 * eventfd.
-		 */
-		return result != -EBADF && result != -EINVAL;
-	}
-	return true;
-}
-
-static bool has_fields_set(const struct iocb *iocb)
+/* What an fsync must leave empty. */
+bool ta_sync_fields_are_set(const struct iocb *iocb)
 {
 	return ta_iocb_field(iocb, TA_FIELD_BUF) || ta_iocb_field(iocb, TA_FIELD_NBYTES) ||
 	       iocb->u.c.offset || iocb->aio_rw_flags;
+}
+
+static struct ta_operation *new_operation(struct ta_context *context, struct ta_slot *slot)
+{
+	struct ta_operation *operation = ta_operation_alloc();
+	const struct iocb *iocb = &slot->iocb;
+
+	if (!operation)
+		return NULL;
+	operation->context = context;
+	operation->slot = slot;
+	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
+	operation->is_sync = true;
+	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
+		operation->resfd = (int)iocb->u.c.resfd;
+	return operation;
+}
+
+/* Takes hold of the file and of the program's eventfd. */
+static int capture(struct ta_operation *operation, const struct iocb *iocb)
+{
+	int result = ta_service_open(TA_SERVICE_WORK);
+
+	if (result == 0 && operation->context->mode == TA_CONTEXT_MEDIATED)
+		result = ta_service_open(TA_SERVICE_FOLLOW);
+	if (result == 0)
+		result = ta_hold_take_alone(iocb->aio_fildes, &operation->hold);
+	if (result == 0)
+		result = ta_eventfd_capture(operation, operation->resfd);
+	return result == -ENFILE ? -EAGAIN : result;
+}
+
+/* Holds an fsync.  0; or a negative errno, and nothing has happened. */
+static int hold(struct ta_context *context, struct ta_slot *slot,
+		const struct ta_file_identity *identity)
+{
+	struct ta_operation *operation = new_operation(context, slot);
+	int result;
+
+	if (!operation)
+		return -EAGAIN;
+	result = capture(operation, &slot->iocb);
+	if (result == 0)
+		result = ta_sync_enter(operation, identity, slot->iocb.aio_fildes);
+	if (result < 0) {
+		ta_operation_discard(operation);
+		return result;
+	}
+	ta_operation_enroll(operation, TA_OPERATION_HELD);
+	ta_sync_arm(operation);
+	return 0;
 }
 
 /* What the kernel would refuse at submission, it shall refuse itself. */
@@ -184,118 +225,63 @@ static bool kernel_would_refuse(struct ta_context *context, const struct iocb *i
 				const struct ta_file_identity *identity)
 {
 	long file_flags = ta_syscall2(SYS_fcntl, iocb->aio_fildes, F_GETFL);
+	struct iocb like = *iocb;
+	int result;
 
 	if (file_flags < 0 || file_flags & O_PATH)
 		return true;
-	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode))
+	if (ta_file_cannot_sync(iocb->aio_fildes, identity->mode) || ta_sync_fields_are_set(iocb) ||
+	    iocb->u.c.__pad3)
 		return true;
-	if (has_fields_set(iocb) || iocb->u.c.__pad3)
-		return true;
-	return !ta_sync_eventfd_is_good(context, iocb);
-}
-
-static void withdraw(struct ta_operation *operation)
-{
-	struct ta_process *process = ta_process();
-	struct ta_sync *due = NULL;
-
-	ta_lock(&process->barrier_lock);
-	ta_barrier_withdraw(&process->barrier, operation->sync, &due);
-	ta_unlock(&process->barrier_lock);
-	operation->sync = NULL;
-	ta_syncs_issue(due);
-}
-
-/* Takes the operation back before it was armed. */
-void ta_sync_refused(struct ta_operation *operation)
-{
-	withdraw(operation);
-	if (operation->custodian)
-		ta_custody_dismiss(operation->custodian);
-	ta_operation_discard(operation);
+	/* An fsync has no priority to be checked, whatever its flags say. */
+	like.u.c.flags &= IOCB_FLAG_RESFD;
+	if (!like.u.c.flags)
+		return false;
+	result = ta_kaio_check(context->kernel_handle, &like);
+	return result == -EBADF || result == -EINVAL;
 }
 
 /*
- * Enters the sync into its file's queue and attaches it to all that is in flight.  0 with *alone
- * set if there is nothing, so that it need not be held; -EAGAIN when there is no memory.
+ * No descriptor of ours may be closed of such a file, so it cannot be kept: the caller waits for
+ * what is in flight by now.
  */
-int ta_sync_enter(struct ta_operation *operation, const struct ta_file_identity *identity,
-		  int descriptor, int group, uint64_t before, bool *alone)
+static bool waits_in_caller(int fd, const struct ta_file_identity *identity)
 {
-	struct ta_process *process = ta_process();
-	struct survey survey = {
-		.process = process,
-		.own = operation->context,
-		.before = before,
-		.descriptor = descriptor,
-		.identity = *identity,
-		.last_number = -1,
-	};
+	long file_flags = ta_syscall2(SYS_fcntl, fd, F_GETFL);
 
-	ta_lock(&process->barrier_lock);
-	survey.sync = ta_barrier_enter(&process->barrier, identity->device, identity->inode, group,
-				       operation->opcode == IO_CMD_FDSYNC, operation);
-	ta_unlock(&process->barrier_lock);
-	if (!survey.sync)
-		return -EAGAIN;
-	operation->sync = survey.sync;
-	survey_all(&survey);
-	if (survey.want_assistant)
-		ta_assist_start();
-	ta_syncs_issue(survey.due);
-	ta_lock(&process->barrier_lock);
-	*alone = survey.error == 0 && ta_barrier_is_alone(survey.sync);
-	ta_unlock(&process->barrier_lock);
-	return survey.error < 0 ? -EAGAIN : 0;
-}
-
-/* Takes hold of the file, and in an offloaded context of the program's eventfd. */
-static int capture(struct ta_operation *operation, const struct iocb *iocb)
-{
-	int result;
-
-	if (!ta_offload_open())
-		return -EAGAIN;
-	result = ta_hold_take_alone(iocb->aio_fildes, &operation->hold);
-	if (result == 0 && operation->context->mode == TA_CONTEXT_OFFLOADED)
-		result = ta_eventfd_capture(operation, operation->resfd);
-	return result == -ENFILE ? -EAGAIN : result;
+	if (!ta_file_close_has_effects(fd, identity->mode, file_flags))
+		return false;
+	ta_sync_wait_in_caller(ta_process(), identity);
+	return true;
 }
 
 /*
- * Makes a held operation of an fsync that can be.  0 with *alone set if there is nothing to wait
- * for and kernel AIO to do it.
+ * Holds it.  0; 1: what it would wait for has ended meanwhile; -EAGAIN: it cannot be held, and goes
+ * past nothing; or another negative errno.
  */
-static int hold_sync(struct ta_context *context, struct ta_slot *slot,
-		     const struct ta_file_identity *identity, bool *alone,
-		     struct ta_operation **prepared)
+static int try_to_hold(struct ta_context *context, struct ta_slot *slot,
+		       const struct ta_file_identity *identity)
 {
-	const struct iocb *iocb = &slot->iocb;
-	struct ta_operation *operation = ta_operation_alloc();
-	int result;
+	int result = hold(context, slot, identity);
 
-	if (!operation)
-		return -EAGAIN;
-	operation->context = context;
-	operation->slot = slot;
-	operation->opcode = (uint8_t)iocb->aio_lio_opcode;
-	operation->is_sync = true;
-	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
-		operation->resfd = (int)iocb->u.c.resfd;
-	result = ta_sync_enter(operation, identity, iocb->aio_fildes, iocb->aio_fildes,
-			       slot->sequence, alone);
-	if (context->mode == TA_CONTEXT_OFFLOADED)
-		*alone = false;
-	if (result == 0 && !*alone)
-		result = capture(operation, iocb);
-	if (result == 0 && !*alone) {
-		*prepared = operation;
-		return 0;
-	}
-	if (operation->sync)
-		ta_sync_refused(operation);
-	else
-		ta_operation_discard(operation);
+	if (result != -EAGAIN && result != -ENOSYS)
+		return result;
+	return is_in_flight(ta_process(), identity, UINT64_MAX) ? -EAGAIN : 1;
+}
+
+static int prepare_mediated(struct ta_context *context, struct ta_slot *slot, enum ta_sync_way *way)
+{
+	int fd = slot->iocb.aio_fildes, result;
+	struct ta_file_identity identity;
+
+	*way = TA_SYNC_KERNEL;
+	if (!ta_sync_must_wait(ta_process(), fd, &identity) ||
+	    kernel_would_refuse(context, &slot->iocb, &identity) || waits_in_caller(fd, &identity))
+		return join_as_request(context, slot);
+	result = try_to_hold(context, slot, &identity);
+	if (result > 0)
+		return join_as_request(context, slot);
+	*way = TA_SYNC_HELD;
 	return result;
 }
 
@@ -316,67 +302,64 @@ static int check(struct ta_context *context, const struct iocb *iocb,
 	result = ta_file_identify(iocb->aio_fildes, identity);
 	if (result < 0)
 		return result;
-	return has_fields_set(iocb) || ta_file_cannot_sync(iocb->aio_fildes, identity->mode)
+	return ta_sync_fields_are_set(iocb) || ta_file_cannot_sync(iocb->aio_fildes, identity->mode)
 		       ? -EINVAL
 		       : 0;
 }
 
-/*
- * Makes a held operation of an fsync.  0 with *prepared NULL: nothing earlier is in flight, or the
- * kernel will refuse it; either way it goes with the batch.  Not so in an offloaded context.
- */
-int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot,
-		    struct ta_operation **prepared)
+static int prepare_offloaded(struct ta_context *context, struct ta_slot *slot,
+			     enum ta_sync_way *way, long *done)
 {
+	int fd = slot->iocb.aio_fildes;
 	struct ta_file_identity identity;
-	bool alone = false;
-	int result;
+	int result = check(context, &slot->iocb, &identity);
 
-	*prepared = NULL;
-	if (context->mode == TA_CONTEXT_OFFLOADED) {
-		result = check(context, &slot->iocb, &identity);
-		if (result < 0)
-			return result;
-	} else if (ta_file_identify(slot->iocb.aio_fildes, &identity) < 0 ||
-		   kernel_would_refuse(context, &slot->iocb, &identity)) {
-		return join_as_request(context, slot);
-	}
-	result = hold_sync(context, slot, &identity, &alone, prepared);
-	if (result < 0 || *prepared)
+	if (result < 0)
 		return result;
-	return join_as_request(context, slot);
+	ta_epochs_seal(ta_process());
+	*way = TA_SYNC_HELD;
+	if (!waits_in_caller(fd, &identity)) {
+		result = try_to_hold(context, slot, &identity);
+		if (result <= 0)
+			return result;
+	}
+	*way = TA_SYNC_DONE;
+	*done = ta_syscall1(slot->iocb.aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
+			    fd);
+	return 0;
 }
 
-/* Its io_submit has accepted it: it may be issued from now on. */
-void ta_sync_accepted(struct ta_operation *operation)
+/*
+ * An fsync whose turn in its batch has come.  0, and *way tells whether it is held, the kernel's to
+ * do, or done already with *result; or why it is refused.
+ */
+int ta_sync_prepare(struct ta_context *context, struct ta_slot *slot, enum ta_sync_way *way,
+		    long *result)
 {
-	struct ta_process *process = ta_process();
-	struct ta_sync *due = NULL;
-
-	ta_operation_enroll(operation, TA_OPERATION_HELD);
-	ta_lock(&process->barrier_lock);
-	ta_barrier_arm(&process->barrier, operation->sync, &due);
-	ta_unlock(&process->barrier_lock);
-	ta_syncs_issue(due);
+	return context->mode == TA_CONTEXT_MEDIATED ? prepare_mediated(context, slot, way)
+						    : prepare_offloaded(context, slot, way, result);
 }
 
-/* The turn of these has come.  No lock is held. */
+/*
+ * ---- their turn, and their end ----------------------------------------------------------------
+ */
+
+/* The turn of these has come. */
 void ta_syncs_issue(struct ta_sync *due)
 {
 	while (due) {
-		struct ta_sync *sync = due;
-		struct ta_operation *operation = sync->owner;
+		struct ta_operation *operation = due->owner;
 
-		due = sync->due_next;
-		if (operation->custodian)
-			ta_custody_release(operation->custodian);
+		due = due->due_next;
+		if (operation->object)
+			ta_custody_submit(operation);
 		else
 			ta_operation_submit(operation);
 	}
 }
 
 /* Gives each of a group its event, in order of arrival. */
-static void finish_group(struct ta_sync *group, const struct ta_operation *leader, long result)
+static void finish_group(struct ta_sync *group, long result)
 {
 	struct ta_process *process = ta_process();
 
@@ -390,25 +373,39 @@ static void finish_group(struct ta_sync *group, const struct ta_operation *leade
 		sync->owner = NULL;
 		operation->sync = NULL;
 		ta_unlock(&process->barrier_lock);
-		if (operation != leader && operation->custodian)
-			ta_custody_dismiss(operation->custodian);
 		ta_operation_finish(operation, result);
 	}
 }
 
+static void end_cancelled(struct ta_process *process, struct ta_operation *operation)
+{
+	struct ta_sync *sync = operation->sync, *due = NULL;
+
+	ta_operation_finish(operation, -ECANCELED);
+	ta_lock(&process->barrier_lock);
+	ta_barrier_withdraw(&process->barrier, sync, &due);
+	ta_unlock(&process->barrier_lock);
+	ta_syncs_issue(due);
+}
+
 /*
  * The call that the leader was issued for has ended: so have all that rode along.  They leave the
- * queue when their events are visible: an fsync that comes in between must not be over before them.
+ * queue when their events are visible, as a cancelled one does: an fsync that comes in between must
+ * not be over before them.
  */
 void ta_sync_ended(struct ta_operation *leader, long result)
 {
 	struct ta_process *process = ta_process();
 	struct ta_sync *first = leader->sync, *due = NULL, *group;
 
+	if (first->state == TA_SYNC_CANCELLED) {
+		end_cancelled(process, leader);
+		return;
+	}
 	ta_lock(&process->barrier_lock);
 	group = ta_barrier_group(first);
 	ta_unlock(&process->barrier_lock);
-	finish_group(group, leader, result);
+	finish_group(group, result);
 	ta_lock(&process->barrier_lock);
 	group = ta_barrier_ended(&process->barrier, first, &due);
 	while (group) {
@@ -422,27 +419,24 @@ void ta_sync_ended(struct ta_operation *leader, long result)
 }
 
 /*
- * io_cancel of an fsync: true if it was still waiting.  The context's lock is held, so its event is
+ * io_cancel of an fsync: true if it was still waiting.  Its context's lock is held, so its event is
  * left to a thread of the library.
  */
-bool ta_sync_cancel(struct ta_operation *operation, struct ta_work *work)
+bool ta_sync_cancel(struct ta_operation *operation)
 {
 	struct ta_process *process = ta_process();
+	bool is_waiting;
 
 	ta_lock(&process->barrier_lock);
 	/* Its io_submit may still be at it: what is not armed is not cancelled. */
-	if (!operation->sync || operation->sync->state != TA_SYNC_WAITING ||
-	    !operation->sync->armed) {
-		ta_unlock(&process->barrier_lock);
-		return false;
-	}
-	ta_barrier_withdraw(&process->barrier, operation->sync, &work->issue);
-	operation->sync = NULL;
+	is_waiting = operation->sync && operation->sync->state == TA_SYNC_WAITING &&
+		     operation->sync->armed;
+	if (is_waiting)
+		ta_barrier_cancel(operation->sync);
 	ta_unlock(&process->barrier_lock);
-	operation->cancelled = true;
-	if (operation->custodian)
-		ta_custody_release(operation->custodian);
-	else
+	if (is_waiting) {
+		operation->cancelled = true;
 		ta_operation_submit(operation);
-	return true;
+	}
+	return is_waiting;
 }

@@ -16,9 +16,11 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -82,16 +84,22 @@ static inline long ta_syscall(long number, long a, long b, long c, long d, long 
 	ta_syscall(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
 /* What this thread is doing inside the library, for the sake of signal handlers. */
+#define TA_LOCKS_MAX 8
+
+struct ta_lock;
+
 struct ta_thread {
+	uint32_t id; /* of this thread, in locks; 0 until its first lock */
 	unsigned locks_held;
-	/*
-	 * Calls of io_submit and waits that are under way: io_destroy and a wait in a handler would
-	 * wait for this very thread.
-	 */
-	unsigned calls;
+	const char *frame; /* of the function that took the first */
+	struct ta_lock *held
+		[TA_LOCKS_MAX]; /* in the order in which they were taken; NULL: ta_thread_enter */
+	const void *ring; /* the latest that it has looked into, and its size */
+	size_t ring_bytes;
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
 	bool is_foreign; /* a thread of ours whose descriptor table is not the program's */
-	int own_wake_fd; /* of such a thread: what it has in place of ta_kaio_wake_fd's, plus one */
+	const void *table; /* which one it is, if it is the workers' */
+	int own_wake_fd; /* of such a thread: a descriptor to post with in that table, plus one */
 };
 
 /*
@@ -100,8 +108,21 @@ struct ta_thread {
  */
 extern TA_HIDDEN __thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
 
+/* Tells the processor that this is a loop which waits. */
+static inline void ta_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+/* Somebody sleeps until the lock is free. */
+#define TA_LOCK_AWAITED 0x80000000u
+
 struct ta_lock {
-	_Atomic uint32_t word; /* 0 free, 1 held, 2 held and somebody sleeps */
+	_Atomic uint32_t word; /* 0: free; or the holder's id, with TA_LOCK_AWAITED */
 };
 
 TA_HIDDEN void ta_lock_slow(struct ta_lock *lock);
@@ -110,22 +131,27 @@ static inline void ta_lock(struct ta_lock *lock)
 {
 	uint32_t free_word = 0;
 
-	ta_thread.locks_held++;
+	ta_assert(ta_thread.locks_held < TA_LOCKS_MAX);
+	if (ta_thread.locks_held == 0)
+		ta_thread.frame = __builtin_frame_address(0);
+	ta_thread.held[ta_thread.locks_held++] = lock;
 	/*
 	 * A handler that runs from here on must see the count; the processor needs no fence against
 	 * itself.
 	 */
 	atomic_signal_fence(memory_order_seq_cst);
 	/* acquire: pairs with the release in ta_unlock. */
-	if (ta_unlikely(!atomic_compare_exchange_strong_explicit(
-		    &lock->word, &free_word, 1, memory_order_acquire, memory_order_relaxed)))
+	if (ta_unlikely(ta_thread.id == 0 || !atomic_compare_exchange_strong_explicit(
+						     &lock->word, &free_word, ta_thread.id,
+						     memory_order_acquire, memory_order_relaxed)))
 		ta_lock_slow(lock);
 }
 
 static inline void ta_unlock(struct ta_lock *lock)
 {
 	/* release: what was written under the lock is seen by the next holder. */
-	if (ta_unlikely(atomic_exchange_explicit(&lock->word, 0, memory_order_release) == 2))
+	if (ta_unlikely(atomic_exchange_explicit(&lock->word, 0, memory_order_release) &
+			TA_LOCK_AWAITED))
 		ta_syscall3(SYS_futex, &lock->word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
 	atomic_signal_fence(memory_order_seq_cst);
 	ta_thread.locks_held--;
@@ -134,7 +160,9 @@ static inline void ta_unlock(struct ta_lock *lock)
 /* Around what is no lock but must be as safe from the thread's own signal handlers. */
 static inline void ta_thread_enter(void)
 {
-	ta_thread.locks_held++;
+	if (ta_thread.locks_held == 0)
+		ta_thread.frame = __builtin_frame_address(0);
+	ta_thread.held[ta_thread.locks_held++] = NULL;
 	atomic_signal_fence(memory_order_seq_cst);
 }
 
@@ -144,10 +172,47 @@ static inline void ta_thread_leave(void)
 	ta_thread.locks_held--;
 }
 
+/*
+ * For a handler that ends the process: what it has interrupted will not go on, so its locks are let
+ * go.  What they guard may be half changed; others must get on for the rest of the process's life.
+ */
+TA_HIDDEN void ta_thread_abandon_locks(void);
+
+TA_HIDDEN bool ta_thread_was_left(const char *frame);
+
 /* True in a signal handler that interrupted this thread between a lock and its release. */
 static inline bool ta_thread_is_inside(void)
 {
-	return ta_unlikely(ta_thread.locks_held != 0);
+	return ta_unlikely(ta_thread.locks_held != 0) &&
+	       !ta_thread_was_left(__builtin_frame_address(0));
+}
+
+/* A set of signals as the kernel has it: shorter than the C library's. */
+#define TA_SIGNAL_SET_BYTES 8
+
+struct ta_signals {
+	unsigned long words[TA_SIGNAL_SET_BYTES / sizeof(long)];
+};
+
+static inline void ta_signals_set(const void *mask, struct ta_signals *before)
+{
+	ta_syscall4(SYS_rt_sigprocmask, SIG_SETMASK, mask, before, TA_SIGNAL_SET_BYTES);
+}
+
+/*
+ * Faults stay open: the kernel ends a process whose fault meets a blocked signal, whatever handler
+ * it has.  All of them have numbers below 32.
+ */
+static inline void ta_signals_block(struct ta_signals *before)
+{
+	const unsigned long faults = 1ul << (SIGSEGV - 1) | 1ul << (SIGBUS - 1) |
+				     1ul << (SIGFPE - 1) | 1ul << (SIGILL - 1) |
+				     1ul << (SIGTRAP - 1) | 1ul << (SIGSYS - 1);
+	struct ta_signals all;
+
+	memset(&all, 0xff, sizeof(all));
+	all.words[0] &= ~faults;
+	ta_signals_set(&all, before);
 }
 
 /*
@@ -211,23 +276,17 @@ static inline int ta_resource_limit(int resource, uint64_t *limit)
 	return (int)result;
 }
 
-/* RLIMIT_NOFILE as it is now. */
-TA_HIDDEN uint64_t ta_descriptor_limit(void);
-
-/*
- * The file behind a number of the program's, as a descriptor of this thread's own table; or a
- * negative errno.
- */
-TA_HIDDEN int ta_fetch_descriptor(int number);
-
-/* Zeroed pages that a forked child does not get; NULL when there is no memory. */
+/* Zeroed pages that a forked child gets as zeroes again; NULL when there is no memory. */
 TA_HIDDEN void *ta_pages_alloc(size_t bytes);
 TA_HIDDEN void ta_pages_free(void *pages, size_t bytes);
 
 /*
- * Starts a detached thread of the library: all signals blocked, so that no handler of the program
- * ever runs on it, and a small stack. Returns 0 or a negative errno.
+ * Starts a detached thread of the library: named (15 characters), all signals blocked, so that no
+ * handler of the program ever runs on it, of the ordinary policy and on the CPUs that the process
+ * began with, whatever its creator has.  It gets a larger stack where one of this size cannot be.
+ * Returns 0 or a negative errno.
  */
-TA_HIDDEN int ta_thread_start(void *(*function)(void *), void *argument);
+TA_HIDDEN int ta_thread_start(const char *name, size_t stack_bytes, void *(*function)(void *),
+			      void *argument);
 
 #endif

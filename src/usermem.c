@@ -20,14 +20,6 @@
 /* The smallest page size there is; larger pages are asked about in pieces. */
 #define PAGE_SHIFT 12
 
-#ifndef TA_UNCHECKED_MEMORY
-
-static uintptr_t known_value(uintptr_t page, bool write)
-{
-	/* Never zero, which is an empty entry. */
-	return page << 2 | 2 | (write ? 1 : 0);
-}
-
 static bool page_answers(uintptr_t page, bool write)
 {
 	/*
@@ -42,6 +34,14 @@ static bool page_answers(uintptr_t page, bool write)
 		return ta_syscall(SYS_futex, (long)&unused_word, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG,
 				  0, 0, (long)address, (long)add_nothing) != -EFAULT;
 	return ta_syscall4(SYS_rt_sigprocmask, -1, address, NULL, 8) != -EFAULT;
+}
+
+#ifndef TA_UNCHECKED_MEMORY
+
+static uintptr_t known_value(uintptr_t page, bool write)
+{
+	/* Never zero, which is an empty entry. */
+	return page << 2 | 2 | (write ? 1 : 0);
 }
 
 static TA_COLD bool ask(_Atomic uintptr_t *entry, uintptr_t page, bool write)
@@ -80,6 +80,12 @@ bool ta_memory_probe(const void *address, size_t bytes, bool write)
 }
 
 #endif
+
+/* Can it be written now, whatever is remembered of its page? */
+bool ta_memory_ask(const void *address)
+{
+	return page_answers((uintptr_t)address >> PAGE_SHIFT, true);
+}
 
 bool ta_copy_in(void *to, const void *from, size_t bytes)
 {

@@ -176,10 +176,15 @@ static inline bool is_emulated(void)
 	return getenv("EMULATOR") != NULL; /* by scripts/emulate */
 }
 
-/* What Linux has had since 4.6 and an emulator may lack. */
+/* Linux has had them since 4.6, and an emulator may lack them. */
+static inline bool has_flags(void)
+{
+	return syscall(SYS_preadv2, -1, NULL, 0, 0, 0, 0) >= 0 || errno != ENOSYS;
+}
+
 #define NEEDS_FLAGS()                                                                              \
 	do {                                                                                       \
-		if (syscall(SYS_preadv2, -1, NULL, 0, 0, 0, 0) < 0 && errno == ENOSYS)             \
+		if (!has_flags())                                                                  \
 			SKIP("there is no preadv2 here");                                          \
 	} while (0)
 
@@ -930,6 +935,7 @@ struct task_look {
 	unsigned long long switches;
 };
 
+/* Also of another process's thread. */
 static inline bool task_look(pid_t tid, struct task_look *look)
 {
 	char path[64], line[256];
@@ -937,7 +943,7 @@ static inline bool task_look(pid_t tid, struct task_look *look)
 	FILE *stream;
 
 	*look = (struct task_look){ .state = '?' };
-	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
 	stream = fopen(path, "re");
 	if (!stream)
 		return false;
@@ -950,7 +956,7 @@ static inline bool task_look(pid_t tid, struct task_look *look)
 	}
 	fclose(stream);
 	/* Some kernels are built without this one; what is left then is the rest. */
-	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+	snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
 	stream = fopen(path, "re");
 	if (stream) {
 		if (fscanf(stream, "%31s", look->system_call) != 1)

@@ -484,15 +484,17 @@ static void expect_in_ring(io_context_t ctx, const struct iocb *iocb, long resul
 	ck_assert_int_eq((long)event.res, result);
 }
 
-/* Without kernel AIO it is laid out like the kernel's, and whoever looks into it finds nothing. */
+/*
+ * Without kernel AIO it is laid out like the kernel's, and whoever looks into it finds nothing.
+ * Reads may never get there, a POLL does.
+ */
 CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 {
 	io_context_t ctx = new_context(8);
 	struct ring *ring = ring_of(ctx);
 	unsigned tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
-	int zero = open_device("/dev/zero", O_RDONLY);
+	int ready = open_eventfd(1, EFD_CLOEXEC);
 	struct iocb iocb;
-	char bytes[8];
 
 	if (on_reference())
 		ck_assert_uint_eq(ring->magic, KERNEL_MAGIC);
@@ -502,7 +504,7 @@ CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 	ck_assert_uint_eq(ring->compat_features, 1);
 	ck_assert_uint_eq(ring->incompat_features, 0);
 	ck_assert_uint_gt(ring->nr, 8);
-	io_prep_pread(&iocb, zero, bytes, sizeof(bytes), 0);
+	io_prep_poll(&iocb, ready, POLLIN);
 	expect_ended(ctx, &iocb, HERE);
 	if (on_threads()) {
 		ck_assert_uint_eq(ring->magic, OWN_MAGIC);
@@ -511,8 +513,8 @@ CASE(mediated_contexts_have_a_live_ring_with_another_magic)
 	} else {
 		WAIT_UNTIL(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) != tail);
 	}
-	expect_event(ctx, &iocb, sizeof(bytes), HERE);
-	close(zero);
+	expect_event(ctx, &iocb, POLLIN, HERE);
+	close(ready);
 	free_context(ctx);
 }
 

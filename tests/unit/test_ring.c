@@ -1,28 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Goal: every event of the kernel's ring and every completion of the library's own reaches exactly
- * one reaper, in order; events of the library's own reach none; whoever can be satisfied is woken.
+ * one reaper, in order; events of the library's own reach none; whatever the program writes into
+ * its ring, nothing outside of it is read and no request ends twice; a wake-up is wanted when
+ * somebody sleeps who has not looked, and only then; what is in flight is counted for fsyncs.
  *
- * Method: ring, slots and waiters are made here, in a context that the kernel does not know; the
- * test plays the kernel.  As nobody sleeps, all of the bookkeeping runs in one thread.  Random
- * histories are compared with a model of two queues after every step.  TRUEAIO_SEED=n plays the one
- * history with that seed.
+ * Method: ring and slots are made here, in a context that the kernel does not know; the test plays
+ * the kernel.  As nobody sleeps, all of the bookkeeping runs in one thread, and those who would
+ * sleep are counted.  Random histories are compared with a model of two queues after every step.
+ * The ring ends where memory ends.  TRUEAIO_SEED=n plays the one history with that seed.
  */
 #include "internal.h"
 
 #include "pool.h"
 
 #include <check.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #define PAGE 4096ul
+#define RING_MAX 64 /* events, in a page */
 #define SLOTS 12
 #define OWN_EVENTS 4 /* places of the ring that are left for them */
-#define WAITERS 4
+#define SLEEPERS 3
 #define STEPS 200
 #define HISTORIES 2000
 
@@ -74,25 +77,46 @@ static void play_histories(void (*play)(void))
 	}
 }
 
+/* So many bytes, up to a page, then one that cannot be touched.  The end of the former. */
+static char *map_to_the_end(void)
+{
+	char *pages =
+		mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ck_assert_ptr_ne(pages, MAP_FAILED);
+	ck_assert_int_eq(mprotect(pages + PAGE, PAGE, PROT_NONE), 0);
+	return pages + PAGE;
+}
+
 /*
  * The ring alone.
  */
 
-static _Alignas(
-	struct ta_ring) char ring_memory[sizeof(struct ta_ring) + 64 * sizeof(struct io_event)];
-static struct ta_ring *const ring = (struct ta_ring *)ring_memory;
+static char *ring_end;
+static struct ta_ring *ring;
+static uint32_t ring_size;
 
+/* What the library knows of its size is not what stands there. */
 static void new_ring(uint32_t event_count, uint32_t start)
 {
-	memset(ring_memory, 0, sizeof(ring_memory));
-	ring->event_count = event_count;
+	size_t bytes = sizeof(struct ta_ring) + event_count * sizeof(struct io_event);
+
+	memset(ring_end - PAGE, 0, PAGE);
+	ring = (struct ta_ring *)(void *)(ring_end - bytes);
+	ring_size = event_count;
+	ring->event_count = UINT32_MAX;
 	atomic_store(&ring->head, start);
 	atomic_store(&ring->tail, start);
 }
 
 static bool ring_is_full(void)
 {
-	return (ring->tail + 1) % ring->event_count == ring->head;
+	return (ring->tail + 1) % ring_size == ring->head;
+}
+
+static uint32_t available(void)
+{
+	return ta_ring_available(ta_ring_open(ring, ring_size));
 }
 
 /* As the kernel does it: the event, then tail. */
@@ -100,7 +124,7 @@ static void kernel_adds(struct io_event event)
 {
 	EXPECT(!ring_is_full());
 	ring->events[ring->tail] = event;
-	atomic_store(&ring->tail, (ring->tail + 1) % ring->event_count);
+	atomic_store(&ring->tail, (ring->tail + 1) % ring_size);
 }
 
 static void play_ring(void)
@@ -117,14 +141,13 @@ static void play_ring(void)
 
 		for (unsigned n = draw(size); n > 0 && !ring_is_full(); n--)
 			kernel_adds((struct io_event){ .data = (void *)++added });
-		EXPECT(ta_ring_available(ring) == added - consumed);
-		EXPECT(ta_ring_is_empty(ring) == (added == consumed));
+		EXPECT(available() == added - consumed);
 		EXPECT(ring_is_full() == (added - consumed == size - 1));
-		reader = ta_ring_open(ring);
+		reader = ta_ring_open(ring, size);
 		tail = ring->tail;
 		wanted = draw(size + 1);
 		while (wanted-- > 0) {
-			const struct io_event *event = ta_ring_next(ring, &reader);
+			const struct io_event *event = ta_ring_next(&reader);
 
 			EXPECT((event != NULL) == (seen < added));
 			if (event)
@@ -133,7 +156,7 @@ static void play_ring(void)
 			EXPECT(ring->head == (start + consumed) % size);
 		}
 		if (publish) {
-			ta_ring_publish(ring, reader);
+			ta_ring_publish(reader);
 			consumed = seen;
 		}
 		EXPECT(ring->head == (start + consumed) % size && ring->tail == tail);
@@ -152,18 +175,66 @@ START_TEST(a_full_ring_that_wraps_is_not_empty)
 		struct ta_ring_reader reader;
 
 		new_ring(5, start);
-		ck_assert(ta_ring_is_empty(ring));
-		ck_assert_uint_eq(ta_ring_available(ring), 0);
+		ck_assert_uint_eq(available(), 0);
 		for (uintptr_t i = 1; i <= 4; i++)
 			kernel_adds((struct io_event){ .data = (void *)i });
-		ck_assert(!ta_ring_is_empty(ring));
-		ck_assert_uint_eq(ta_ring_available(ring), 4);
-		reader = ta_ring_open(ring);
+		ck_assert_uint_eq(available(), 4);
+		reader = ta_ring_open(ring, 5);
 		for (uintptr_t i = 1; i <= 4; i++)
-			ck_assert_uint_eq((uintptr_t)ta_ring_next(ring, &reader)->data, i);
-		ck_assert_ptr_null(ta_ring_next(ring, &reader));
-		ta_ring_publish(ring, reader);
-		ck_assert(ta_ring_is_empty(ring));
+			ck_assert_uint_eq((uintptr_t)ta_ring_next(&reader)->data, i);
+		ck_assert_ptr_null(ta_ring_next(&reader));
+		ta_ring_publish(reader);
+		ck_assert_uint_eq(available(), 0);
+	}
+}
+END_TEST
+
+/* Values of head and tail that a program may leave there, for a ring of this size. */
+#define SCRIBBLES 12
+
+static uint32_t scribble(uint32_t size, unsigned which)
+{
+	const uint32_t values[SCRIBBLES] = {
+		0,	  1,	     size / 2,	  size - 1,	     size,	     size + 1,
+		2 * size, INT32_MAX, 0x80000000u, UINT32_MAX - size, UINT32_MAX - 1, UINT32_MAX,
+	};
+
+	return values[which];
+}
+
+/* Nothing outside the ring, and no longer than the ring, whatever is written there meanwhile. */
+static void expect_walk(uint32_t head, uint32_t tail)
+{
+	struct ta_ring_reader reader;
+	uint32_t count, place = head % ring_size;
+
+	atomic_store(&ring->head, head);
+	atomic_store(&ring->tail, tail);
+	reader = ta_ring_open(ring, ring_size);
+	count = ta_ring_available(reader);
+	ck_assert_uint_lt(count, ring_size);
+	atomic_store(&ring->head, UINT32_MAX);
+	atomic_store(&ring->tail, ring_size);
+	for (uint32_t i = 0; i < count; i++) {
+		ck_assert_ptr_eq(ta_ring_next(&reader), &ring->events[place]);
+		place = (place + 1) % ring_size;
+	}
+	ck_assert_ptr_null(ta_ring_next(&reader));
+	ck_assert_ptr_null(ta_ring_next(&reader));
+	ta_ring_publish(reader);
+	ck_assert_uint_eq(atomic_load(&ring->head), tail % ring_size);
+	ck_assert_uint_eq(place, tail % ring_size);
+}
+
+START_TEST(head_and_tail_may_hold_anything)
+{
+	static const uint32_t sizes[] = { 2, 3, 5, 32, 63, RING_MAX };
+
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		new_ring(sizes[i], 0);
+		for (unsigned head = 0; head < SCRIBBLES; head++)
+			for (unsigned tail = 0; tail < SCRIBBLES; tail++)
+				expect_walk(scribble(sizes[i], head), scribble(sizes[i], tail));
 	}
 }
 END_TEST
@@ -172,47 +243,82 @@ END_TEST
  * A context of which the kernel knows nothing.
  */
 
-static struct ta_context *context;
-static struct ta_slot slots[SLOTS];
-static struct ta_waiter waiters[WAITERS];
+static struct ta_context *context, *other; /* the latter to have slots of its own */
 static struct io_event *room; /* SLOTS events, then a page that cannot be touched */
-static int a_wake_up, a_proxy; /* whose addresses are no slots */
+static int a_wake_up; /* whose address is no slot */
+/* Two descriptors of requests that an fsync waits for: a file, and a number that is closed. */
+static int numbers[2];
+static struct ta_file_identity identity; /* of the file */
 
 /* A handle that the kernel refuses, so that nothing is posted. */
 #define HANDLE ((io_context_t)0x1000)
+
+static void free_pages(struct ta_context *used)
+{
+	struct ta_slot_page *page;
+
+	while ((page = used->slot_pages) != NULL) {
+		used->slot_pages = page->next;
+		page->context = NULL;
+		ta_page_put(page);
+	}
+	if (used->index)
+		ta_page_put(used->index);
+	ta_pool_free_all(&used->pool_pages);
+	memset(used, 0, sizeof(*used));
+}
 
 static void new_context(void)
 {
 	uint32_t size = SLOTS + OWN_EVENTS + 1;
 
 	new_ring(size, draw(size));
-	ta_pool_free_all(&context->pool_pages);
-	memset(context, 0, sizeof(*context));
-	memset(slots, 0, sizeof(slots));
+	free_pages(context);
+	atomic_store(&process->busy, NULL);
+	context->generation = 1;
 	context->kernel_handle = (unsigned long)HANDLE;
 	context->ring = ring;
-	context->slots = slots;
+	context->event_count = size;
 	context->slot_count = SLOTS;
-	for (int i = SLOTS; i-- > 0;) {
-		slots[i].next = context->free_slots;
-		context->free_slots = &slots[i];
-	}
 	atomic_store(&context->handle, (uintptr_t)HANDLE);
 	atomic_store(&process->buckets[ta_bucket((uintptr_t)HANDLE)], context);
 }
 
+/* A number that is closed; whatever it is, an open one may have the same bucket of epochs. */
+static int closed_number(int first)
+{
+	int number = fcntl(numbers[0], F_DUPFD_CLOEXEC, first);
+
+	ck_assert_int_eq(number, first);
+	close(number);
+	return number;
+}
+
+static void open_numbers(void)
+{
+	numbers[0] = memfd_create("test_ring", MFD_CLOEXEC);
+	numbers[1] = closed_number(numbers[0] + 10 * TA_EPOCH_BUCKETS);
+	ck_assert_int_eq(ta_file_identify(numbers[0], &identity), 0);
+}
+
 static void set_up(void)
 {
-	char *pages =
-		mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
 	process = ta_process_enter();
+	ck_assert_ptr_nonnull(process);
 	context = ta_pages_alloc(sizeof(*context));
-	ck_assert(process && context && pages != MAP_FAILED);
-	ck_assert_int_eq(mprotect(pages + PAGE, PAGE, PROT_NONE), 0);
-	room = (struct io_event *)(pages + PAGE) - SLOTS;
+	other = ta_pages_alloc(sizeof(*other));
+	ck_assert(context && other);
+	other->slot_count = SLOTS;
+	ring_end = map_to_the_end();
+	room = (struct io_event *)(void *)map_to_the_end() - SLOTS;
+	open_numbers();
 	begin_history(1);
 	new_context();
+}
+
+static void tear_down(void)
+{
+	close(numbers[0]);
 }
 
 /* An array with room for so many events and no more. */
@@ -238,6 +344,17 @@ static struct ta_slot *submit(uintptr_t number)
 	slot->state = TA_SLOT_KERNEL;
 	slot->iocb.data = (void *)number;
 	slot->object = (struct iocb *)(number << 8);
+	if (context->index)
+		ta_index_add(context, slot);
+	return slot;
+}
+
+static struct ta_slot *submit_to(uintptr_t number, int descriptor)
+{
+	struct ta_slot *slot = submit(number);
+
+	slot->epoch = ta_epoch_join(context, descriptor);
+	EXPECT(slot->epoch);
 	return slot;
 }
 
@@ -247,16 +364,15 @@ static void kernel_ends(struct ta_slot *slot, long result)
 		.data = slot->iocb.data, .obj = &slot->iocb, .res = (unsigned long)result });
 }
 
+static void event_arrives(const void *object)
+{
+	kernel_adds((struct io_event){ .obj = (struct iocb *)(uintptr_t)object });
+}
+
 static void wake_up_arrives(void)
 {
 	context->wake_posted = true;
-	kernel_adds((struct io_event){ .obj = (struct iocb *)&a_wake_up });
-}
-
-static void proxy_arrives(void)
-{
-	context->proxies++;
-	kernel_adds((struct io_event){ .obj = (struct iocb *)&a_proxy, .data = &a_proxy });
+	event_arrives(&a_wake_up);
 }
 
 static void expect_event(const struct io_event *event, uintptr_t number)
@@ -266,22 +382,14 @@ static void expect_event(const struct io_event *event, uintptr_t number)
 	EXPECT(event->res == number * 3);
 }
 
-static void add_waiter(struct ta_waiter *waiter, uint32_t want)
-{
-	*waiter = (struct ta_waiter){ .want = want,
-				      .event_fd = -1,
-				      .previous = context->waiters_tail };
-	if (context->waiters_tail)
-		context->waiters_tail->next = waiter;
-	else
-		context->waiters = waiter;
-	context->waiters_tail = waiter;
-}
-
 /*
  * Random histories of a context.  The model: what was drained or completed by the library, and
- * behind it what the kernel's ring holds; zero stands for an event of the library's own.
+ * behind it what the kernel's ring holds.
  */
+
+/* Of the ring: an event of the library's own; one that names a slot with nothing in flight. */
+#define OWN 0
+#define STALE UINTPTR_MAX
 
 struct queue {
 	uintptr_t numbers[SLOTS + OWN_EVENTS];
@@ -290,9 +398,15 @@ struct queue {
 
 static struct queue in_list, in_ring;
 static struct ta_slot *in_flight[SLOTS];
-static unsigned in_flight_count, own_events;
+static unsigned in_flight_count, extra_events;
 static uintptr_t last_number;
-static struct ta_epoch *epoch; /* of the requests with an even number */
+static bool is_sealed[STEPS + 1]; /* a request by its number */
+static bool posted, busy;
+static uint32_t arrivals;
+static struct {
+	bool there;
+	uint32_t seen;
+} sleepers[SLEEPERS];
 
 static void add(struct queue *queue, uintptr_t number)
 {
@@ -307,21 +421,39 @@ static uintptr_t remove_first(struct queue *queue)
 	return first;
 }
 
-static bool of_epoch(uintptr_t number)
+/* Which of numbers[] a request belongs to; 2: none. */
+static unsigned descriptor_of(uintptr_t number)
 {
-	return number > 0 && number % 2 == 0;
+	return (unsigned)(number % 3);
 }
 
-static void model_drains(void)
+static void arrives_in_list(uintptr_t number)
+{
+	add(&in_list, number);
+	arrivals++;
+}
+
+/* The next request that ended in the ring; 0: no more. */
+static uintptr_t model_takes_from_ring(void)
 {
 	while (in_ring.count > 0) {
 		uintptr_t number = remove_first(&in_ring);
 
-		if (number)
-			add(&in_list, number);
-		else
-			own_events--;
+		if (number != OWN && number != STALE)
+			return number;
+		extra_events--;
+		if (number == OWN)
+			posted = false;
 	}
+	return 0;
+}
+
+static void model_drains(void)
+{
+	uintptr_t number;
+
+	while ((number = model_takes_from_ring()) != 0)
+		arrives_in_list(number);
 }
 
 static unsigned reapable(void)
@@ -329,43 +461,109 @@ static unsigned reapable(void)
 	unsigned count = in_list.count;
 
 	for (unsigned i = 0; i < in_ring.count; i++)
-		count += in_ring.numbers[i] != 0;
+		count += in_ring.numbers[i] != OWN && in_ring.numbers[i] != STALE;
 	return count;
 }
 
 /* What the next reaper is given, in order; 0: nothing more. */
 static uintptr_t model_takes(void)
 {
-	if (in_list.count > 0)
-		return remove_first(&in_list);
-	while (in_ring.count > 0) {
-		uintptr_t number = remove_first(&in_ring);
-
-		if (number)
-			return number;
-		own_events--;
-	}
-	return 0;
+	return in_list.count > 0 ? remove_first(&in_list) : model_takes_from_ring();
 }
 
-static void expect_waiters_woken(bool dying, bool *was_woken)
+static unsigned count_unaware(void)
 {
-	for (int i = 0; i < WAITERS; i++) {
-		bool satisfied = waiters[i].want <= in_list.count && &waiters[i] != context->driver;
+	unsigned count = 0;
 
-		EXPECT(waiters[i].word == (satisfied || was_woken[i]));
-		was_woken[i] = waiters[i].word;
-	}
-	EXPECT(context->dying == dying);
+	for (int i = 0; i < SLEEPERS; i++)
+		count += sleepers[i].there && sleepers[i].seen != arrivals;
+	return count;
 }
 
-static void random_reap(bool *was_woken)
+/* What a step that looked whether somebody is to be woken has left to do; it is done, or fails. */
+static void expect_wake(const struct ta_work *work)
+{
+	EXPECT(work->wake == (count_unaware() > 0 && in_list.count > 0 && !posted));
+	EXPECT(!work->issue && !work->ended);
+	if (!work->wake)
+		return;
+	EXPECT(context->wake_posted && context->inside == 1);
+	context->inside = 0;
+	if (extra_events < OWN_EVENTS && draw(2)) {
+		event_arrives(&a_wake_up);
+		add(&in_ring, OWN);
+		extra_events++;
+		posted = true;
+	} else {
+		context->wake_posted = false;
+	}
+}
+
+static void random_submit(void)
+{
+	struct ta_slot *slot;
+
+	if (context->used == SLOTS) {
+		EXPECT(!ta_slot_take(context));
+		return;
+	}
+	last_number++;
+	if (descriptor_of(last_number) < 2) {
+		slot = submit_to(last_number, numbers[descriptor_of(last_number)]);
+		busy = true;
+	} else {
+		slot = submit(last_number);
+	}
+	in_flight[in_flight_count++] = slot;
+}
+
+static void random_end(bool by_kernel)
+{
+	struct ta_work work = { 0 };
+	struct ta_slot *slot;
+	uintptr_t number;
+	unsigned index;
+
+	if (in_flight_count == 0)
+		return;
+	index = draw(in_flight_count);
+	slot = in_flight[index];
+	number = (uintptr_t)slot->iocb.data;
+	in_flight[index] = in_flight[--in_flight_count];
+	if (by_kernel) {
+		kernel_ends(slot, (long)number * 3);
+		add(&in_ring, number);
+		return;
+	}
+	ta_end(context, slot, (long)number * 3, &work);
+	model_drains();
+	arrives_in_list(number);
+	expect_wake(&work);
+}
+
+/* Of the slots of the page there are more than may be used, so the last is always free. */
+static void random_extra_event(void)
+{
+	if (extra_events == OWN_EVENTS)
+		return;
+	extra_events++;
+	if (draw(2) && context->slot_pages) {
+		event_arrives(&context->slot_pages->slots[TA_SLOTS_A_PAGE - 1]);
+		add(&in_ring, STALE);
+	} else {
+		event_arrives(draw(2) ? &a_wake_up : NULL);
+		add(&in_ring, OWN);
+	}
+}
+
+static void random_reap(void)
 {
 	long nr = (long)draw(SLOTS + 1), space = draw(3) ? nr : (long)draw((unsigned)nr + 1);
 	long expected = (long)reapable() < nr ? (long)reapable() : nr;
-	unsigned raw = in_list.count + in_ring.count, before = in_list.count;
+	unsigned raw = in_list.count + in_ring.count;
 	struct io_event *events = room_for(space);
 	long result = reap(events, nr);
+	bool from_list;
 
 	/* No room for all that may come: then it looks closer. */
 	if ((long)raw > space && nr > space)
@@ -375,125 +573,281 @@ static void random_reap(bool *was_woken)
 		return;
 	}
 	EXPECT(result == expected);
+	from_list = raw > 0 && (long)in_list.count >= nr;
 	for (long i = 0; i < expected; i++)
 		expect_event(&events[i], model_takes());
 	if (expected < nr)
 		EXPECT(model_takes() == 0);
 	/* Filled from the list: what the library has put in the ring must not stay there. */
-	if (raw > 0 && (long)before >= nr && own_events > 0)
+	if (from_list && posted)
 		model_drains();
-	if (raw > 0 && context->driver)
-		expect_waiters_woken(false, was_woken);
 }
 
-static void random_wake(bool *was_woken)
+/* An fsync seals what is in flight, if anything has been submitted since the last one did. */
+static void random_seal(void)
 {
-	bool was_posted = context->wake_posted, dying = draw(8) == 0, post;
+	EXPECT(context->is_busy == busy);
+	ta_epochs_seal(process);
+	EXPECT(!context->is_busy && !process->busy);
+	if (!busy)
+		return;
+	busy = false;
+	model_drains();
+	for (unsigned i = 0; i < in_flight_count; i++)
+		is_sealed[(uintptr_t)in_flight[i]->iocb.data] = true;
+}
+
+/* As reap.c does it around the sleep. */
+static void random_sleeper(void)
+{
+	int i = (int)draw(SLEEPERS);
+
+	sleepers[i].there = !sleepers[i].there;
+	if (sleepers[i].there) {
+		context->sleepers++;
+		sleepers[i].seen = context->arrivals;
+	} else {
+		context->sleepers--;
+		if (sleepers[i].seen != context->arrivals)
+			context->unaware--;
+	}
+}
+
+static void random_drain(void)
+{
 	struct ta_work work = { 0 };
 
-	context->dying = dying;
-	context->driver_asleep = draw(2);
-	post = dying || (context->driver && context->driver->want <= in_list.count);
-	ta_wake_satisfied(context, &work);
-	expect_waiters_woken(dying, was_woken);
-	EXPECT(work.wake_driver == (post && context->driver_asleep && !was_posted));
-	EXPECT(context->wake_posted == (was_posted || work.wake_driver));
-	/* Posted at once, or refused. */
-	if (work.wake_driver && !ring_is_full() && own_events < OWN_EVENTS && draw(2)) {
-		wake_up_arrives();
-		add(&in_ring, 0);
-		own_events++;
-	} else if (work.wake_driver) {
-		context->wake_posted = false;
-	}
-	context->dying = false;
-	context->driver_asleep = false;
+	ta_drain(context, &work);
+	model_drains();
+	EXPECT(!ta_work_is_any(&work));
 }
 
-static void random_step(bool *was_woken)
+static void random_wake(void)
+{
+	struct ta_work work = { 0 };
+
+	ta_wake_unaware(context, &work);
+	expect_wake(&work);
+}
+
+static void random_step(void)
 {
 	unsigned what = draw(100);
 
-	if (what < 35 && context->free_slots) {
-		struct ta_slot *slot = submit(++last_number);
+	if (what < 35)
+		random_submit();
+	else if (what < 65)
+		random_end(what < 55);
+	else if (what < 70)
+		random_extra_event();
+	else if (what < 75)
+		random_drain();
+	else if (what < 90)
+		random_reap();
+	else if (what < 93)
+		random_seal();
+	else if (what < 97)
+		random_sleeper();
+	else
+		random_wake();
+}
 
-		if (of_epoch(last_number)) {
-			slot->epoch = epoch;
-			epoch->in_flight++;
-		}
-		in_flight[in_flight_count++] = slot;
-	} else if (what < 65 && in_flight_count > 0) {
-		unsigned index = draw(in_flight_count);
-		struct ta_slot *slot = in_flight[index];
-		uintptr_t number = (uintptr_t)slot->iocb.data;
+/* Requests that have not ended for all that the library has seen. */
+static unsigned unseen(unsigned descriptor, bool sealed)
+{
+	unsigned count = 0;
 
-		in_flight[index] = in_flight[--in_flight_count];
-		if (what < 55) {
-			kernel_ends(slot, (long)number * 3);
-			add(&in_ring, number);
-		} else {
-			if (slot->epoch)
-				slot->epoch->in_flight--;
-			ta_ready_push(context, slot, (long)number * 3);
-			add(&in_list, number);
-		}
-	} else if (what < 70 && own_events < OWN_EVENTS) {
-		proxy_arrives();
-		add(&in_ring, 0);
-		own_events++;
-	} else if (what < 75) {
-		struct ta_work work = { 0 };
+	for (unsigned i = 0; i < in_flight_count; i++) {
+		uintptr_t number = (uintptr_t)in_flight[i]->iocb.data;
 
-		ta_drain(context, &work);
-		model_drains();
-		EXPECT(!work.tried && !work.issue && !work.wake_driver && !work.want_assistant);
-	} else if (what < 92) {
-		random_reap(was_woken);
-	} else if (what < 95) {
-		int index = (int)draw(WAITERS + 1);
-
-		context->driver = index < WAITERS ? &waiters[index] : NULL;
-	} else if (what < 98) {
-		random_wake(was_woken);
-	} else {
-		int index = (int)draw(WAITERS);
-
-		waiters[index].want = 1 + draw(SLOTS);
-		waiters[index].word = 0;
-		was_woken[index] = false;
+		count += descriptor_of(number) == descriptor && is_sealed[number] == sealed;
 	}
+	for (unsigned i = 0; i < in_ring.count; i++) {
+		uintptr_t number = in_ring.numbers[i];
+
+		if (number != OWN && number != STALE)
+			count += descriptor_of(number) == descriptor && is_sealed[number] == sealed;
+	}
+	return count;
+}
+
+/* Of these epochs, those of the descriptor: what they count. */
+static unsigned count_in(const struct ta_epoch *epoch, unsigned descriptor)
+{
+	unsigned count = 0;
+
+	for (; epoch; epoch = epoch->next) {
+		EXPECT(epoch->context == context);
+		EXPECT(epoch->in_flight > 0 || epoch == context->last_epoch);
+		if (epoch->number == numbers[descriptor])
+			count += epoch->in_flight;
+	}
+	return count;
+}
+
+/* A sealed epoch is filed under what its descriptor refers to. */
+static void compare_epochs(void)
+{
+	const struct ta_epoch *of_file =
+		ta_barrier_epochs(&process->barrier, identity.device, identity.inode);
+	const struct ta_epoch *anywhere = process->barrier.anywhere;
+
+	for (unsigned i = 0; i < 2; i++)
+		EXPECT(count_in(context->open_epochs, i) == unseen(i, false));
+	EXPECT(count_in(of_file, 0) == unseen(0, true) && count_in(of_file, 1) == 0);
+	EXPECT(count_in(anywhere, 1) == unseen(1, true) && count_in(anywhere, 0) == 0);
+	EXPECT(ta_barrier_is_empty(&process->barrier) == (!of_file && !anywhere));
+}
+
+static void compare(void)
+{
+	unsigned asleep = 0;
+
+	for (int i = 0; i < SLEEPERS; i++)
+		asleep += sleepers[i].there;
+	EXPECT(context->sleepers == asleep && context->unaware == count_unaware());
+	EXPECT(context->arrivals == arrivals);
+	EXPECT(context->ready_count == in_list.count);
+	EXPECT(available() == in_ring.count);
+	EXPECT(context->wake_posted == posted && context->inside == 0 && context->owed == 0);
+	EXPECT(context->used == in_flight_count + reapable());
+	compare_epochs();
+}
+
+static unsigned count_index(void)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; context->index && i < PAGE / sizeof(*context->index); i++)
+		for (const struct ta_slot *slot = context->index[i]; slot; slot = slot->index_next)
+			count++;
+	return count;
+}
+
+static void begin_context_history(void)
+{
+	new_context();
+	memset(sleepers, 0, sizeof(sleepers));
+	memset(is_sealed, 0, sizeof(is_sealed));
+	in_list.count = in_ring.count = in_flight_count = extra_events = 0;
+	last_number = 0;
+	posted = busy = false;
+	arrivals = 0;
+	numbers[1] = closed_number(numbers[0] + 10 * TA_EPOCH_BUCKETS + (int)draw(2));
+	/* Once something was cancelled there is an index of what is in flight. */
+	if (draw(2))
+		context->index = memset(ta_page_take(), 0, PAGE);
 }
 
 static void play_context(void)
 {
-	bool was_woken[WAITERS] = { false };
+	struct io_event *events = room_for(SLOTS);
+	long left;
 
-	new_context();
-	in_list.count = in_ring.count = in_flight_count = own_events = 0;
-	last_number = 0;
-	for (int i = 0; i < WAITERS; i++)
-		add_waiter(&waiters[i], 1 + draw(SLOTS));
-	ck_assert_int_eq(ta_epoch_open(context, ta_descriptor_find(context, 3)), 0);
-	epoch = ta_descriptor_find(context, 3)->open;
+	begin_context_history();
 	for (step = 0; step < STEPS; step++) {
-		unsigned unseen = 0;
-
-		random_step(was_woken);
-		for (unsigned i = 0; i < in_ring.count; i++)
-			unseen += of_epoch(in_ring.numbers[i]);
-		for (unsigned i = 0; i < in_flight_count; i++)
-			unseen += of_epoch((uintptr_t)in_flight[i]->iocb.data);
-		EXPECT(epoch->in_flight == unseen);
-		EXPECT(context->ready_count == in_list.count);
-		EXPECT(ta_ring_available(ring) == in_ring.count);
-		EXPECT(context->proxies + context->wake_posted == own_events);
-		EXPECT(context->used == in_flight_count + reapable());
+		random_step();
+		compare();
 	}
+	EXPECT(!context->index || count_index() == in_flight_count + reapable() - in_list.count);
+	while (in_flight_count > 0)
+		random_end(draw(2));
+	left = (long)reapable();
+	EXPECT(reap(events, SLOTS) == left);
+	for (long i = 0; i < left; i++)
+		expect_event(&events[i], model_takes());
+	EXPECT(context->used == 0 && count_index() == 0 && ta_barrier_is_empty(&process->barrier));
 }
 
 START_TEST(each_event_reaches_one_reaper)
 {
 	play_histories(play_context);
+}
+END_TEST
+
+/*
+ * A program that writes into its ring.
+ */
+
+static unsigned ended[SLOTS + 1]; /* a request by its number: how often */
+
+static const void *random_object(void)
+{
+	const char *page = (const char *)context->slot_pages;
+
+	switch (draw(8)) {
+	case 0:
+		return (const void *)(uintptr_t)((uint64_t)draw(UINT32_MAX) << draw(33));
+	case 1:
+		return page + draw(PAGE);
+	case 2:
+		return &other->slot_pages->slots[draw(TA_SLOTS_A_PAGE)];
+	case 3:
+		return (const char *)context->index + draw(PAGE / 64) * 64;
+	default:
+		return &context->slot_pages->slots[draw(2 * SLOTS)];
+	}
+}
+
+static void scribble_all(void)
+{
+	uint32_t size = context->event_count;
+
+	for (uint32_t i = 0; i < size; i++)
+		ring->events[i].obj = (struct iocb *)(uintptr_t)random_object();
+	ring->event_count = draw(UINT32_MAX);
+	atomic_store(&ring->head, draw(2) ? draw(2 * size) : scribble(size, draw(SCRIBBLES)));
+	atomic_store(&ring->tail, draw(2) ? draw(2 * size) : scribble(size, draw(SCRIBBLES)));
+}
+
+static void reap_scribbled(unsigned *left)
+{
+	long nr = (long)draw(SLOTS + 1), result;
+	struct io_event *events = room_for(nr);
+
+	result = reap(events, nr);
+	EXPECT(result >= 0 && result <= nr && result <= (long)*left);
+	for (long i = 0; i < result; i++) {
+		uintptr_t number = (uintptr_t)events[i].data;
+
+		EXPECT(number >= 1 && number <= SLOTS && ++ended[number] == 1);
+		EXPECT((uintptr_t)events[i].obj == number << 8);
+	}
+	*left -= (unsigned)result;
+}
+
+/*
+ * Requests end that have not, and no more than that: each at most once, and into no other's memory.
+ */
+static void play_scribbles(void)
+{
+	struct ta_work work = { 0 };
+	unsigned left = SLOTS;
+
+	new_context();
+	memset(ended, 0, sizeof(ended));
+	context->index = memset(ta_page_take(), 0, PAGE);
+	if (!other->slot_pages)
+		ta_slot_take(other)->state = TA_SLOT_KERNEL;
+	for (uintptr_t number = 1; number <= SLOTS; number++)
+		submit_to(number, numbers[number % 2]);
+	for (step = 0; step < 20; step++) {
+		scribble_all();
+		if (draw(4) == 0)
+			ta_drain(context, &work);
+		else
+			reap_scribbled(&left);
+		EXPECT(context->used == left && context->ready_count <= left);
+		EXPECT(count_index() == left - context->ready_count);
+		EXPECT(count_in(context->open_epochs, 0) + count_in(context->open_epochs, 1) ==
+		       left - context->ready_count);
+	}
+	EXPECT(!ta_work_is_any(&work) && other->used == 1);
+}
+
+START_TEST(a_scribbled_ring_ends_each_request_once_at_most)
+{
+	play_histories(play_scribbles);
 }
 END_TEST
 
@@ -515,6 +869,21 @@ START_TEST(completions_of_the_library_come_before_the_ring)
 }
 END_TEST
 
+START_TEST(what_the_kernel_has_ended_comes_before_what_the_library_ends_then)
+{
+	struct io_event *events = room_for(3);
+	struct ta_work work = { 0 };
+
+	kernel_ends(submit(1), 3);
+	ta_end(context, submit(2), 6, &work);
+	kernel_ends(submit(3), 9);
+	ck_assert(!ta_work_is_any(&work));
+	ck_assert_int_eq(reap(events, 3), 3);
+	for (uintptr_t i = 0; i < 3; i++)
+		expect_event(&events[i], i + 1);
+}
+END_TEST
+
 START_TEST(events_of_the_library_need_no_room_and_reach_nobody)
 {
 	struct io_event *events = room_for(1);
@@ -522,13 +891,13 @@ START_TEST(events_of_the_library_need_no_room_and_reach_nobody)
 	wake_up_arrives();
 	ck_assert_int_eq(reap(room_for(0), 4), 0);
 	ck_assert(!context->wake_posted);
-	proxy_arrives();
+	wake_up_arrives();
 	kernel_ends(submit(1), 3);
 	wake_up_arrives();
 	ck_assert_int_eq(reap(events, 3), 1);
 	expect_event(&events[0], 1);
-	ck_assert_uint_eq(context->proxies, 0);
 	ck_assert(!context->wake_posted);
+	ck_assert_uint_eq(available(), 0);
 }
 END_TEST
 
@@ -550,198 +919,149 @@ START_TEST(a_bad_array_consumes_nothing)
 }
 END_TEST
 
+/* Enters an fsync of the file, which waits for all that is in flight there. */
+static struct ta_sync *enter_sync(struct ta_work *work)
+{
+	struct ta_barrier *barrier = &process->barrier;
+	struct ta_epoch *epoch = ta_barrier_epochs(barrier, identity.device, identity.inode);
+	struct ta_sync *sync = ta_barrier_enter(barrier, identity.device, identity.inode,
+						numbers[0], false, &a_wake_up);
+
+	ck_assert_ptr_nonnull(epoch);
+	ck_assert_int_eq(ta_barrier_attach(barrier, sync, epoch), 0);
+	context->owed = 1;
+	ta_barrier_arm(barrier, sync, &work->issue);
+	return sync;
+}
+
 /* The last request before a sync: who drains its event is given the sync. */
 START_TEST(the_last_event_of_an_epoch_hands_back_its_sync)
 {
-	struct ta_sync *sync = ta_barrier_enter(&process->barrier, 1, 1, 3, false, &a_wake_up);
-	struct ta_descriptor *descriptor = ta_descriptor_find(context, 3);
 	struct ta_work work = { 0 };
-	struct ta_slot *two[2];
+	struct ta_slot *two[2], *later;
+	struct ta_sync *sync;
 
-	ck_assert_int_eq(ta_epoch_open(context, descriptor), 0);
-	for (int i = 0; i < 2; i++) {
-		two[i] = submit((uintptr_t)i + 1);
-		two[i]->epoch = descriptor->open;
-		descriptor->open->in_flight++;
-	}
-	descriptor->open->sealed = true;
-	ck_assert_int_eq(ta_barrier_attach(&process->barrier, sync, descriptor->open), 0);
-	descriptor->open = NULL;
-	context->owed = 1;
-	ta_barrier_arm(&process->barrier, sync, &work.issue);
+	for (uintptr_t i = 0; i < 2; i++)
+		two[i] = submit_to(i + 1, numbers[0]);
+	ta_epochs_seal(process);
+	ck_assert_ptr_null(context->open_epochs);
+	sync = enter_sync(&work);
+	later = submit_to(3, numbers[0]);
 	kernel_ends(two[1], 6);
 	ta_drain(context, &work);
 	ck_assert_ptr_null(work.issue);
+	ck_assert_uint_eq(context->owed, 1);
 	kernel_ends(two[0], 3);
 	ta_drain(context, &work);
 	ck_assert_ptr_eq(work.issue, sync);
+	ck_assert_ptr_null(sync->due_next);
 	ck_assert_uint_eq(context->owed, 0);
-	ck_assert_ptr_null(descriptor->epochs);
 	ck_assert_uint_eq(context->ready_count, 2);
+	/* One that came later joined another epoch. */
+	ck_assert_ptr_eq(later->epoch, context->open_epochs);
+	ck_assert_uint_eq(later->epoch->in_flight, 1);
+	/* Its memory is the barrier's again. */
+	ck_assert_ptr_eq(ta_barrier_ended(&process->barrier, sync, &work.issue), sync);
+	ta_barrier_release(&process->barrier, sync);
+	ck_assert(ta_barrier_is_empty(&process->barrier));
 }
 END_TEST
 
-static struct ta_slot *submit_trial(uintptr_t number, long asked)
+/* In an epoch that nobody has sealed nothing is owed, and of all such the latest alone stays. */
+START_TEST(an_open_epoch_goes_with_its_last_request_unless_it_is_the_latest)
 {
-	struct ta_descriptor *descriptor = ta_descriptor_find(context, 3);
-	struct ta_slot *slot = submit(number);
-
-	if (!descriptor->open)
-		ck_assert_int_eq(ta_epoch_open(context, descriptor), 0);
-	slot->epoch = descriptor->open;
-	slot->epoch->in_flight++;
-	slot->flags = TA_SLOT_TRIAL;
-	slot->asked = asked;
-	context->trials++;
-	return slot;
-}
-
-START_TEST(a_missed_trial_is_nobodys_event_yet)
-{
-	struct ta_slot *miss = submit_trial(1, 100), *hit = submit_trial(2, 6),
-		       *cut = submit_trial(3, 100);
 	struct ta_work work = { 0 };
-	struct io_event *events = room_for(1);
+	struct ta_slot *first = submit_to(1, numbers[0]), *second = submit_to(2, numbers[1]);
 
-	kernel_ends(miss, -EAGAIN);
-	kernel_ends(hit, 6);
-	kernel_ends(cut, 99);
+	ck_assert_ptr_eq(context->last_epoch, second->epoch);
+	kernel_ends(second, 6);
 	ta_drain(context, &work);
-	ck_assert_ptr_eq(work.tried, cut);
-	ck_assert_ptr_eq(cut->next, miss);
-	ck_assert_ptr_null(miss->next);
-	ck_assert_uint_eq(context->trials, 0);
-	ck_assert_uint_eq(ta_descriptor_find(context, 3)->open->in_flight, 2);
-	ck_assert_int_eq(reap(events, 1), 1);
-	expect_event(&events[0], 2);
-	ck_assert_int_eq(reap(room_for(0), 3), 0);
-}
-END_TEST
-
-START_TEST(a_waiter_with_an_eventfd_is_woken_there_and_once)
-{
-	struct ta_work work = { 0 };
-	uint64_t count = 0;
-	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-
-	add_waiter(&waiters[0], 1);
-	waiters[0].event_fd = fd;
-	ta_wake_satisfied(context, &work);
-	ck_assert_int_eq(read(fd, &count, sizeof(count)), -1);
-	ta_ready_push(context, submit(1), 3);
-	ta_wake_satisfied(context, &work);
-	ta_wake_satisfied(context, &work);
-	ck_assert_int_eq(read(fd, &count, sizeof(count)), sizeof(count));
-	ck_assert_uint_eq(count, 1);
-	close(fd);
-}
-END_TEST
-
-START_TEST(a_sleeping_driver_is_posted_to_once)
-{
-	struct ta_work first = { 0 }, second = { 0 }, third = { 0 };
-
-	add_waiter(&waiters[0], 1);
-	context->driver = &waiters[0];
-	context->driver_asleep = true;
-	ta_ready_push(context, submit(1), 3);
-	ta_wake_satisfied(context, &first);
-	ta_wake_satisfied(context, &second);
-	ck_assert(first.wake_driver && !second.wake_driver);
-	ck_assert_uint_eq(waiters[0].word, 0);
-	/* Another thread has drained the wake-up and left what the driver wants. */
-	kernel_adds((struct io_event){ .obj = (struct iocb *)&a_wake_up });
-	ta_drain(context, &third);
-	ta_wake_satisfied(context, &third);
-	ck_assert(third.wake_driver);
+	ck_assert_ptr_eq(context->last_epoch, second->epoch);
+	ck_assert_uint_eq(second->epoch->in_flight, 0);
+	/* Another descriptor's is the latest now. */
+	submit_to(3, numbers[0]);
+	ck_assert_ptr_eq(context->last_epoch, first->epoch);
+	ck_assert_ptr_eq(context->open_epochs, first->epoch);
+	ck_assert_ptr_null(first->epoch->next);
+	ck_assert_uint_eq(first->epoch->in_flight, 2);
+	ck_assert(!ta_work_is_any(&work));
 }
 END_TEST
 
 /*
- * The same with the kernel's ring: a reaper that takes the wake-up, and not all that woke, posts
- * another.
+ * Wake-ups, where somebody sleeps.
  */
-START_TEST(a_reaper_that_takes_the_wake_up_posts_another)
-{
-	struct ta_context *fake = context;
-	io_context_t handle = NULL;
-	struct ta_wait wait = { .nr = 1,
-				.events = room_for(1),
-				.timeout = &(struct timespec){ 0 } };
-	struct ta_work work = { 0 };
-	int result = ta_context_setup(process, 8, TA_CONTEXT_MEDIATED, &handle);
 
-	if (result < 0) {
-		fprintf(stderr, "SKIP: %s: no kernel AIO (%s)\n", tcase_name(), strerror(-result));
-		return;
-	}
-	context = ta_context_lock(process, handle);
-	ta_unlock(&context->lock);
-	add_waiter(&waiters[0], 1);
-	context->driver = &waiters[0];
-	context->driver_asleep = true;
-	ta_ready_push(context, submit(1), 3);
+START_TEST(a_wake_up_is_wanted_once)
+{
+	struct ta_work first = { 0 }, second = { 0 }, third = { 0 };
+
+	context->sleepers = 1;
+	ta_end(context, submit(1), 3, &first);
+	ta_end(context, submit(2), 6, &second);
+	ck_assert(first.wake && !second.wake);
+	ck_assert(context->wake_posted);
+	/* Nobody destroys the context before it is given. */
+	ck_assert_uint_eq(context->inside, 1);
+	/* Another thread has drained the wake-up and left what the sleeper wants. */
+	event_arrives(&a_wake_up);
+	ta_drain(context, &third);
+	ta_wake_unaware(context, &third);
+	ck_assert(third.wake && context->wake_posted);
+}
+END_TEST
+
+START_TEST(a_wake_up_that_could_not_be_posted_is_wanted_again)
+{
+	struct ta_work first = { 0 }, second = { 0 };
+
+	context->sleepers = 1;
+	ta_end(context, submit(1), 3, &first);
+	ck_assert(first.wake);
+	/* The kernel refuses the handle. */
+	ta_work_finish(context, &first);
+	ck_assert(!first.wake && !context->wake_posted);
+	ck_assert_uint_eq(context->inside, 0);
+	ta_wake_unaware(context, &second);
+	ck_assert(second.wake);
+}
+END_TEST
+
+START_TEST(nobody_is_woken_who_has_looked_or_for_nothing)
+{
+	struct ta_work work = { 0 };
+
+	/* One who came to sleep after the arrival. */
+	ta_end(context, submit(1), 3, &work);
+	context->sleepers = 1;
+	ta_wake_unaware(context, &work);
+	ck_assert(!work.wake);
+	/* What has arrived since was taken by others. */
 	ta_ready_push(context, submit(2), 6);
-	ta_wake_satisfied(context, &work);
-	ta_work_finish(context, &work);
-	ck_assert(context->wake_posted);
-	ck_assert_uint_eq(ta_ring_available(context->ring), 1);
-	ck_assert_int_eq(ta_reap(process, handle, &wait), 1);
-	/* The old one was drained, so what is there now is new. */
-	ck_assert(context->wake_posted);
-	ck_assert_uint_eq(ta_ring_available(context->ring), 1);
-	ck_assert_int_eq(ta_reap(process, handle, &wait), 1);
-	ck_assert(!context->wake_posted);
-	ck_assert_uint_eq(ta_ring_available(context->ring), 0);
-	context->driver_asleep = false;
-	context->driver = NULL;
-	context->waiters = context->waiters_tail = NULL;
-	ck_assert_int_eq(ta_context_destroy(process, handle), 0);
-	context = fake;
+	ck_assert_uint_eq(context->unaware, 1);
+	ck_assert_int_eq(reap(room_for(2), 2), 2);
+	ta_wake_unaware(context, &work);
+	ck_assert(!work.wake && !context->wake_posted);
 }
 END_TEST
 
-START_TEST(a_driver_that_leaves_wakes_the_oldest_waiter)
+/* By the follower, each context once. */
+START_TEST(a_context_in_which_something_is_owed_is_followed)
 {
-	struct ta_waiter driver = { .event_fd = -1 };
-	struct ta_work work = { 0 };
+	uint32_t word = atomic_load(&process->follow_word);
 
-	add_waiter(&waiters[0], 9);
-	add_waiter(&waiters[1], 1);
-	context->driver = &driver;
-	context->driver_asleep = true;
-	/* One that did not drive changes nothing. */
-	ta_driver_leave(context, &waiters[2], &work);
-	ck_assert_ptr_eq(context->driver, &driver);
-	ck_assert_uint_eq(waiters[0].word, 0);
-	ta_driver_leave(context, &driver, &work);
-	ck_assert_ptr_null(context->driver);
-	ck_assert(!context->driver_asleep);
-	ck_assert_uint_eq(waiters[0].word, 1);
-	ck_assert_uint_eq(waiters[1].word, 0);
-	ck_assert(!work.want_assistant);
-}
-END_TEST
-
-START_TEST(the_last_that_leaves_asks_for_an_assistant_if_something_is_owed)
-{
-	struct ta_waiter driver = { .event_fd = -1 };
-	struct ta_work work = { 0 };
-
-	context->driver = &driver;
-	ta_driver_leave(context, &driver, &work);
-	ck_assert(!work.want_assistant && !context->assisted);
-	context->driver = &driver;
-	context->owed = 1;
-	ta_driver_leave(context, &driver, &work);
-	ck_assert(work.want_assistant && context->assisted);
-	ck_assert_uint_eq(context->inside, 1);
-	ck_assert_ptr_eq(process->assist_head, context);
-	/* One is enough. */
-	work.want_assistant = false;
-	ta_driver_leave(context, &driver, &work);
-	ck_assert(!work.want_assistant);
-	ck_assert_uint_eq(context->inside, 1);
+	other->mode = TA_CONTEXT_OFFLOADED;
+	ta_follow(other);
+	ck_assert_ptr_null(process->followed);
+	ck_assert_uint_eq(atomic_load(&process->follow_word), word);
+	ta_follow(context);
+	ck_assert_ptr_eq(process->followed, context);
+	ck_assert_uint_eq(atomic_load(&process->follow_word), word + 1);
+	ta_follow(context);
+	ck_assert_ptr_null(context->follow_next);
+	ck_assert_uint_eq(atomic_load(&process->follow_word), word + 1);
+	process->followed = NULL;
+	context->is_followed = false;
 }
 END_TEST
 
@@ -752,21 +1072,23 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
-	tcase_add_checked_fixture(cases, set_up, NULL);
+	tcase_add_checked_fixture(cases, set_up, tear_down);
 	tcase_set_timeout(cases, 60);
 	tcase_add_test(cases, a_ring_hands_out_what_was_added);
 	tcase_add_test(cases, a_full_ring_that_wraps_is_not_empty);
+	tcase_add_test(cases, head_and_tail_may_hold_anything);
 	tcase_add_test(cases, each_event_reaches_one_reaper);
+	tcase_add_test(cases, a_scribbled_ring_ends_each_request_once_at_most);
 	tcase_add_test(cases, completions_of_the_library_come_before_the_ring);
+	tcase_add_test(cases, what_the_kernel_has_ended_comes_before_what_the_library_ends_then);
 	tcase_add_test(cases, events_of_the_library_need_no_room_and_reach_nobody);
 	tcase_add_test(cases, a_bad_array_consumes_nothing);
 	tcase_add_test(cases, the_last_event_of_an_epoch_hands_back_its_sync);
-	tcase_add_test(cases, a_missed_trial_is_nobodys_event_yet);
-	tcase_add_test(cases, a_waiter_with_an_eventfd_is_woken_there_and_once);
-	tcase_add_test(cases, a_sleeping_driver_is_posted_to_once);
-	tcase_add_test(cases, a_reaper_that_takes_the_wake_up_posts_another);
-	tcase_add_test(cases, a_driver_that_leaves_wakes_the_oldest_waiter);
-	tcase_add_test(cases, the_last_that_leaves_asks_for_an_assistant_if_something_is_owed);
+	tcase_add_test(cases, an_open_epoch_goes_with_its_last_request_unless_it_is_the_latest);
+	tcase_add_test(cases, a_wake_up_is_wanted_once);
+	tcase_add_test(cases, a_wake_up_that_could_not_be_posted_is_wanted_again);
+	tcase_add_test(cases, nobody_is_woken_who_has_looked_or_for_nothing);
+	tcase_add_test(cases, a_context_in_which_something_is_owed_is_followed);
 	suite_add_tcase(suite, cases);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

@@ -269,6 +269,32 @@ START_TEST(a_bad_page_is_asked_about_again)
 }
 END_TEST
 
+/* Where it matters what a page is now: its memory counts for nothing, and is left as it is. */
+START_TEST(a_page_can_be_asked_about_afresh)
+{
+	char *page = map(1, PROT_READ | PROT_WRITE);
+
+	memset(page, 0x5a, PAGE);
+	ck_assert(can_write(page, PAGE));
+	for (int protection = PROT_NONE; protection <= PROT_READ; protection++) {
+		protect(page, 1, protection);
+		ck_assert(can_write(page, PAGE));
+		ck_assert(!ta_memory_ask(page));
+		ck_assert(!ta_memory_ask(page + PAGE - 1));
+		ck_assert(can_write(page, PAGE));
+	}
+	protect(page, 1, PROT_READ | PROT_WRITE);
+	forget_pages();
+	ck_assert(ta_memory_ask(page));
+	for (unsigned byte = 0; byte < PAGE; byte++)
+		ck_assert_int_eq(page[byte], 0x5a);
+	/* Nor does the answer stay. */
+	protect(page, 1, PROT_NONE);
+	ck_assert(!can_write(page, PAGE));
+	ck_assert(!ta_memory_ask(NULL));
+}
+END_TEST
+
 /* No answer for one page is given for another that shares its place. */
 START_TEST(pages_that_share_a_place_are_told_apart)
 {
@@ -363,6 +389,7 @@ int main(void)
 	tcase_add_test(cases, asking_races_with_the_programs_own_use);
 	tcase_add_test(cases, a_good_page_is_asked_about_once);
 	tcase_add_test(cases, a_bad_page_is_asked_about_again);
+	tcase_add_test(cases, a_page_can_be_asked_about_afresh);
 	tcase_add_test(cases, pages_that_share_a_place_are_told_apart);
 	tcase_add_test(cases, pages_far_apart_are_told_apart);
 	tcase_add_test(cases, random_ranges_are_what_their_pages_say);

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How a request ends: from an event of the kernel's ring, or from an operation of ours, to the
+ * ready list; and what that sets off.
+ *
+ * A request that has ended is either still an event in the kernel's ring or already in the
+ * context's ready list. Whoever holds the context's lock may *drain* the ring into the list.  What
+ * a step under the lock finds to do (sleepers to be woken, fsyncs whose turn has come) is collected
+ * in a struct ta_work and done by ta_work_finish when the lock is free.
+ *
+ * Waking.  A kernel completion wakes every thread that sleeps in the ring by itself.  What comes
+ * into the ready list does not: so a wake-up is *posted*, an event that names no slot.  It is
+ * posted when somebody sleeps who has not looked since the latest arrival (context->unaware), at
+ * most one at a time: it stays in the ring until one of the woken drains it, and that one posts
+ * again if it leaves anything for others who have not looked (reap.c).
+ */
+#include "internal.h"
+
+#include "work.h"
+
+#include <limits.h>
+
+/*
+ * An event of the kernel's ring: the slot that has its result to deliver, or NULL.  The event is
+ * the program's memory: it may name anything.
+ */
+struct ta_slot *ta_kernel_event(struct ta_context *context, const struct io_event *event,
+				struct ta_work *work)
+{
+	struct ta_slot *slot = ta_slot_of(context, event->obj);
+
+	if (ta_unlikely(!slot)) {
+		context->wake_posted = false;
+		return NULL;
+	}
+	if (ta_unlikely(slot->state != TA_SLOT_KERNEL))
+		return NULL;
+	if (slot->epoch)
+		ta_epoch_leave(context, slot->epoch, work);
+	if (ta_unlikely(context->index != NULL))
+		ta_index_remove(context, slot);
+	return slot;
+}
+
+/* Moves all events of the kernel's ring into the ready list.  The lock is held. */
+void ta_drain(struct ta_context *context, struct ta_work *work)
+{
+	struct ta_ring_reader reader;
+	const struct io_event *event;
+
+	if (!context->ring || context->mode == TA_CONTEXT_OFFLOADED)
+		return;
+	reader = ta_ring_open(context->ring, context->event_count);
+	if (reader.head == reader.tail)
+		return;
+	while ((event = ta_ring_next(&reader)) != NULL) {
+		struct ta_slot *slot = ta_kernel_event(context, event, work);
+
+		if (slot)
+			ta_ready_push(context, slot, (long)event->res);
+	}
+	ta_ring_publish(reader);
+}
+
+/*
+ * A request that the kernel does not hold has ended; what the kernel ended before comes first.  The
+ * lock is held.
+ */
+void ta_end(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work)
+{
+	ta_drain(context, work);
+	context->may_post = true;
+	if (slot->epoch)
+		ta_epoch_leave(context, slot->epoch, work);
+	if (ta_unlikely(context->index != NULL))
+		ta_index_remove(context, slot);
+	ta_ready_push(context, slot, result);
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		atomic_fetch_add(&context->word, 1);
+	ta_wake_unaware(context, work);
+}
+
+/*
+ * Makes the event of an operation visible.  Its file is released; its eventfd is signalled by the
+ * caller, which calls ta_complete_end then: io_destroy does not return before.
+ */
+void ta_complete(struct ta_operation *operation, long result)
+{
+	struct ta_context *context = operation->context;
+	struct ta_work work = { 0 };
+
+	ta_lock(&context->lock);
+	context->operations--;
+	context->inside++;
+	operation->slot->operation = NULL;
+	ta_end(context, operation->slot, result, &work);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+}
+
+void ta_complete_end(struct ta_context *context)
+{
+	ta_lock(&context->lock);
+	ta_context_leave(context);
+	ta_unlock(&context->lock);
+}
+
+/* ---- what a step leaves to do ---------------------------------------------------------------- */
+
+/*
+ * Somebody sleeps who has not seen all that has arrived.  The lock is held.  The context stays
+ * until the wake-up is given: its ring must not be another context's by then.
+ */
+TA_COLD void ta_want_wake(struct ta_context *context, struct ta_work *work)
+{
+	if (context->ready_count == 0 || context->wake_posted || work->wake)
+		return;
+	context->wake_posted = context->mode == TA_CONTEXT_MEDIATED;
+	context->inside++;
+	work->wake = true;
+}
+
+static void wake(struct ta_context *context)
+{
+	bool is_lost = false;
+
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		ta_futex_wake(&context->word, INT_MAX);
+	else
+		/* No place in the ring: the sleepers look for themselves before long (reap.c). */
+		is_lost = ta_kaio_post(context->kernel_handle) < 0;
+	ta_lock(&context->lock);
+	if (is_lost)
+		context->wake_posted = false;
+	ta_context_leave(context);
+	ta_unlock(&context->lock);
+}
+
+/*
+ * Does what a step under the context's lock has left to do.  The context may be destroyed by the
+ * time this returns.
+ */
+void ta_work_finish(struct ta_context *context, struct ta_work *work)
+{
+	struct ta_operation *operation;
+
+	if (ta_likely(!ta_work_is_any(work)))
+		return;
+	if (work->wake)
+		wake(context);
+	if (work->issue)
+		ta_syncs_issue(work->issue);
+	while ((operation = work->ended) != NULL) {
+		work->ended = operation->next;
+		ta_passthrough_ended(operation);
+	}
+	*work = (struct ta_work){ 0 };
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reads and writes of pipes, sockets, terminals and the like.  None of them waits: where the kernel
+ * cannot be told so, the stream is asked first whether it is ready, and given no more than it takes
+ * then.
+ */
+#include "work.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+
+/*
+ * What a terminal or an old kernel's pipe takes without waiting when it says that it takes any.
+ */
+#define TERMINAL_CHUNK 128
+#define PIPE_CHUNK 4096
+#define CHUNK_PARTS 16
+
+uint16_t ta_stream_events(const struct ta_operation *operation)
+{
+	return ta_transfer_is_write(operation) ? POLLOUT : POLLIN;
+}
+
+/* What is left, without waiting and without SIGPIPE.  Here writes of nothing are sent, too. */
+static long transfer_on_socket(struct ta_operation *operation, int fd)
+{
+	struct msghdr message = {
+		.msg_iov = operation->vector + operation->vector_skipped,
+		.msg_iovlen = operation->vector_count - operation->vector_skipped,
+	};
+	bool writes = ta_transfer_is_write(operation);
+
+	if (!writes && ta_transfer_left(operation) == 0)
+		return 0;
+	return ta_syscall3(writes ? SYS_sendmsg : SYS_recvmsg, fd, &message,
+			   MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* The first parts of the vector, no more than so many bytes. */
+static unsigned first_bytes(const struct ta_operation *operation, size_t bytes, struct iovec *parts)
+{
+	unsigned from = operation->vector_skipped, count = 0;
+
+	while (from < operation->vector_count && count < CHUNK_PARTS && bytes > 0) {
+		parts[count] = operation->vector[from++];
+		if (parts[count].iov_len > bytes)
+			parts[count].iov_len = bytes;
+		bytes -= parts[count++].iov_len;
+	}
+	return count;
+}
+
+/* A stream that cannot be told not to wait: terminals, and pipes before Linux 6.4. */
+static long transfer_when_ready(struct ta_operation *operation, int fd)
+{
+	bool writes = ta_transfer_is_write(operation);
+	struct iovec parts[CHUNK_PARTS];
+	struct ta_file_identity identity;
+	size_t chunk = PIPE_CHUNK;
+	unsigned count;
+
+	if (operation->flags & RWF_NOWAIT)
+		return -EOPNOTSUPP;
+	/* Nothing is read from an empty stream, too. */
+	if (operation->nonblocking || (!writes && ta_transfer_left(operation) == 0))
+		return ta_transfer_rest(operation, fd, 0);
+	if (ta_file_poll(fd, ta_stream_events(operation), false) == 0)
+		return -EAGAIN;
+	if (!writes)
+		return ta_transfer_rest(operation, fd, 0);
+	if (ta_file_identify(fd, &identity) < 0 || S_ISCHR(identity.mode))
+		chunk = TERMINAL_CHUNK;
+	count = first_bytes(operation, chunk, parts);
+	return ta_transfer_parts(operation, fd, parts, count, operation->offset, 0);
+}
+
+static long transfer_once(struct ta_operation *operation, int fd)
+{
+	long result;
+
+	if (operation->target == TA_TARGET_SOCKET)
+		return transfer_on_socket(operation, fd);
+	result = ta_transfer_rest(operation, fd, operation->flags | RWF_NOWAIT);
+	return result == -EOPNOTSUPP ? transfer_when_ready(operation, fd) : result;
+}
+
+/* A write to a stream that waits goes on until all is written. */
+long ta_stream_advance(struct ta_operation *operation, int fd)
+{
+	bool goes_on = ta_transfer_is_write(operation) && !operation->nonblocking;
+	long result;
+
+	for (;;) {
+		result = transfer_once(operation, fd);
+		if (result <= 0 || !goes_on)
+			return result;
+		ta_transfer_skip(operation, (size_t)result);
+		if (ta_transfer_left(operation) == 0)
+			return result;
+		operation->transferred += (size_t)result;
+	}
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Threads of our own that carry out operations.
+ *
+ * They share a descriptor table that is not the program's (table.c).  The *supervisor* made it and
+ * starts the other threads, so that they share it.  *Workers* carry out operations and give them
+ * their events.  Their number grows while something is queued and nobody is idle, and shrinks when
+ * they are; one stays for ever, so that what is accepted depends on no thread that is still to be
+ * had.  No worker waits for a pipe, a socket or a terminal: an operation that finds nothing there
+ * is *parked*, and the *poller* queues it again when its file is ready.  A POLL request is nothing
+ * but parked.
+ *
+ * What is over without having run (it was cancelled, or its file became ready for a POLL) is given
+ * its event by a worker, too, because closing its file may wait; the supervisor does that only when
+ * all workers are busy and no more are to be had.
+ *
+ * Where the threads cannot have a table of their own, they stay in the program's: an operation
+ * means then what its number means when it is carried out.
+ *
+ * offload_lock guards everything here, but for what work.h says otherwise.
+ */
+#include "work.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+/* All tests pass with half of it; a handler of the C library's (setuid) needs some, too. */
+#define STACK_BYTES (32 * 1024)
+/* A worker without work goes after so long. */
+#define IDLE_NS 1000000000LL
+/* With this between two new workers, those there are have a chance to be done. */
+#define GROWTH_NS 100000LL
+/* No thread could be had: the next is asked for after so long, unless a worker has gone. */
+#define PAUSE_NS 1000000000LL
+
+/* ---- waking ---------------------------------------------------------------------------------- */
+
+void ta_workers_wake_supervisor(struct ta_workers *workers)
+{
+	atomic_fetch_add(&workers->supervisor_word, 1);
+	ta_futex_wake(&workers->supervisor_word, 1);
+}
+
+static bool may_grow(const struct ta_workers *workers)
+{
+	return workers->workers < workers->limit &&
+	       (workers->paused_until_ns == 0 || ta_now_ns() >= workers->paused_until_ns);
+}
+
+static bool must_grow(const struct ta_workers *workers)
+{
+	return workers->idle == 0 && may_grow(workers) && ta_queue_has_work(workers);
+}
+
+/* Is it left to the supervisor to give operations their events? */
+static bool must_end_alone(const struct ta_workers *workers)
+{
+	return workers->ended.head && workers->idle == 0 && !may_grow(workers);
+}
+
+struct ta_call ta_workers_call(struct ta_workers *workers, uint32_t operations)
+{
+	struct ta_call call = {
+		.workers = operations < workers->idle ? operations : workers->idle,
+		.supervisor = must_grow(workers) || must_end_alone(workers),
+	};
+
+	if (call.workers > 0)
+		atomic_fetch_add(&workers->work_word, 1);
+	return call;
+}
+
+void ta_workers_wake(struct ta_workers *workers, struct ta_call call)
+{
+	if (call.workers > 0)
+		ta_futex_wake(&workers->work_word, (int)call.workers);
+	if (call.supervisor)
+		ta_workers_wake_supervisor(workers);
+}
+
+void ta_workers_announce(struct ta_workers *workers, uint32_t operations)
+{
+	struct ta_call call = { 0 };
+
+	if (operations > 0)
+		call = ta_workers_call(workers, operations);
+	ta_unlock(&ta_process()->offload_lock);
+	ta_workers_wake(workers, call);
+}
+
+void ta_workers_end(struct ta_workers *workers, struct ta_operation *operation, long result)
+{
+	operation->state = TA_OPERATION_ENDED;
+	operation->ready_result = result;
+	ta_list_push(&workers->ended, operation, TA_LIST_QUEUE);
+}
+
+/* ---- workers --------------------------------------------------------------------------------- */
+
+/* False: it is parked, and in other hands. */
+static bool carry_out(struct ta_workers *workers, struct ta_operation *operation, long *result)
+{
+	int number = ta_hold_number(operation->hold);
+	uint16_t events;
+
+	if (number == TA_NUMBER_LOST) {
+		*result = workers->owns_table ? -EMFILE : -EBADF;
+		return true;
+	}
+	if (operation->is_sync) {
+		*result = ta_syscall1(operation->sync->group_data_only ? SYS_fdatasync : SYS_fsync,
+				      number);
+		return true;
+	}
+	if (operation->opcode == IO_CMD_POLL) {
+		events = operation->poll_events;
+	} else if (ta_is_stream(operation)) {
+		*result = ta_stream_advance(operation, number);
+		if (*result != -EAGAIN || operation->nonblocking)
+			return true;
+		events = ta_stream_events(operation);
+	} else {
+		*result = ta_transfer(operation, number, workers->owns_table);
+		return true;
+	}
+	*result = -ECANCELED;
+	return !ta_poller_park(workers, operation, events);
+}
+
+/* offload_lock is held, and let go meanwhile. */
+static void serve(struct ta_workers *workers, struct ta_operation *operation)
+{
+	struct ta_call call = ta_workers_call(workers, 0);
+	struct ta_process *process = ta_process();
+	long result = operation->ready_result;
+	bool is_over = operation->state == TA_OPERATION_ENDED;
+
+	ta_unlock(&process->offload_lock);
+	ta_workers_wake(workers, call);
+	if (is_over || carry_out(workers, operation, &result))
+		ta_operation_ended(operation, result);
+	ta_lock(&process->offload_lock);
+}
+
+static void *worker(void *argument)
+{
+	struct ta_workers *workers = argument;
+	struct ta_process *process = ta_process();
+	struct ta_operation *operation;
+	int64_t deadline_ns;
+	bool timed_out;
+	uint32_t seen;
+
+	if (!ta_workers_pass_gate(workers))
+		return NULL;
+	ta_lock(&process->offload_lock);
+	for (;;) {
+		operation = ta_queue_next(workers);
+		if (operation) {
+			serve(workers, operation);
+			continue;
+		}
+		deadline_ns = workers->workers > 1 ? ta_now_ns() + IDLE_NS : TA_NO_DEADLINE;
+		workers->idle++;
+		seen = atomic_load(&workers->work_word);
+		ta_unlock(&process->offload_lock);
+		timed_out = ta_futex_wait(&workers->work_word, seen, deadline_ns) == -ETIMEDOUT;
+		ta_lock(&process->offload_lock);
+		workers->idle--;
+		if (timed_out && workers->workers > 1 && !ta_queue_has_work(workers))
+			break;
+	}
+	workers->workers--;
+	workers->paused_until_ns = 0;
+	ta_unlock(&process->offload_lock);
+	return NULL;
+}
+
+/* ---- the supervisor -------------------------------------------------------------------------- */
+
+/* What threads of the program have left to it. */
+static void tidy_up(struct ta_workers *workers)
+{
+	struct ta_process *process = ta_process();
+	struct ta_hold *closing, *following;
+	bool receive_wanted;
+
+	ta_lock(&process->offload_lock);
+	closing = workers->closing;
+	workers->closing = NULL;
+	receive_wanted = workers->receive_wanted;
+	workers->receive_wanted = false;
+	ta_unlock(&process->offload_lock);
+	if (receive_wanted) {
+		ta_table_receive(&workers->table);
+		atomic_fetch_add(&workers->received_word, 1);
+		ta_futex_wake(&workers->received_word, INT32_MAX);
+	}
+	for (; closing; closing = following) {
+		following = closing->next;
+		ta_hold_release(closing);
+	}
+}
+
+/*
+ * Starts one worker if there is need.  When to look again: after a moment, whether that was enough;
+ * or when another can be asked for.
+ */
+static int64_t grow(struct ta_workers *workers, uint64_t *begun)
+{
+	struct ta_process *process = ta_process();
+	bool is_wanted, is_stuck;
+	int64_t look_again_ns;
+
+	ta_lock(&process->offload_lock);
+	is_wanted = must_grow(workers);
+	/* As long as workers get on with it, two for each CPU are enough. */
+	is_stuck = workers->begun == *begun || workers->workers < 2 * ta_possible_cpus();
+	*begun = workers->begun;
+	if (is_wanted && is_stuck)
+		workers->workers++;
+	look_again_ns = is_wanted		       ? ta_now_ns() + GROWTH_NS
+			: workers->paused_until_ns > 0 ? workers->paused_until_ns
+						       : TA_NO_DEADLINE;
+	ta_unlock(&process->offload_lock);
+	if (!is_wanted || !is_stuck)
+		return look_again_ns;
+	if (ta_thread_start("trueaio-worker", STACK_BYTES, worker, workers) == 0)
+		return look_again_ns;
+	ta_lock(&process->offload_lock);
+	workers->workers--;
+	look_again_ns = workers->paused_until_ns = ta_now_ns() + PAUSE_NS;
+	ta_unlock(&process->offload_lock);
+	return look_again_ns;
+}
+
+static void end_alone(struct ta_workers *workers)
+{
+	struct ta_process *process = ta_process();
+	struct ta_operation *operation;
+
+	for (;;) {
+		ta_lock(&process->offload_lock);
+		operation = must_end_alone(workers) ? ta_queue_next(workers) : NULL;
+		ta_unlock(&process->offload_lock);
+		if (!operation)
+			return;
+		ta_operation_ended(operation, operation->ready_result);
+	}
+}
+
+/* The descriptors: 0, or a negative errno. */
+static int make_table(struct ta_workers *workers)
+{
+	struct ta_limit before = ta_table_lift_limit(UINT64_MAX);
+	int result = 0;
+
+	if (workers->owns_table)
+		result = ta_table_make(&workers->table, TA_OWN_SENDER);
+	if (result == 0 && workers->owns_table)
+		workers->wake_fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (result == 0)
+		result = workers->epoll = (int)ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
+	ta_table_lower_limit(before);
+	return result < 0 ? result : 0;
+}
+
+/* Everything that what is accepted will need: 0, or a negative errno. */
+static int make_all(struct ta_workers *workers)
+{
+	int result = make_table(workers);
+
+	if (result < 0)
+		return result;
+	workers->workers = 1;
+	atomic_fetch_add(&workers->waiting, 2);
+	result = ta_thread_start("trueaio-worker", STACK_BYTES, worker, workers);
+	if (result < 0) {
+		atomic_fetch_sub(&workers->waiting, 2);
+		return result;
+	}
+	result = ta_thread_start("trueaio-poller", STACK_BYTES, ta_poller, workers);
+	if (result < 0)
+		atomic_fetch_sub(&workers->waiting, 1);
+	return result;
+}
+
+static void turn_gate(struct ta_workers *workers, enum ta_gate gate)
+{
+	atomic_store(&workers->gate, gate);
+	ta_futex_wake(&workers->gate, INT32_MAX);
+}
+
+bool ta_workers_pass_gate(struct ta_workers *workers)
+{
+	uint32_t gate;
+
+	while ((gate = atomic_load(&workers->gate)) < TA_GATE_OPEN)
+		ta_futex_wait(&workers->gate, gate, TA_NO_DEADLINE);
+	if (gate == TA_GATE_OPEN) {
+		if (workers->owns_table) {
+			ta_thread.table = &workers->table;
+			ta_thread_becomes_foreign(workers->wake_fd);
+		}
+		return true;
+	}
+	atomic_fetch_sub(&workers->waiting, 1);
+	/* The memory may be gone by now: waking an address that is no more does nothing. */
+	ta_futex_wake(&workers->waiting, 1);
+	return false;
+}
+
+static void *supervisor(void *argument)
+{
+	struct ta_workers *workers = argument;
+	uint64_t begun = 0;
+	uint32_t seen;
+	int64_t look_again_ns;
+
+	workers->error = make_all(workers);
+	turn_gate(workers, TA_GATE_MADE);
+	if (!ta_workers_pass_gate(workers))
+		return NULL;
+	for (;;) {
+		seen = atomic_load(&workers->supervisor_word);
+		tidy_up(workers);
+		look_again_ns = grow(workers, &begun);
+		end_alone(workers);
+		ta_futex_wait(&workers->supervisor_word, seen, look_again_ns);
+	}
+	return NULL;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Is there a use in trying the same once more, later? */
+static bool is_shortage(int error)
+{
+	return error == -EAGAIN || error == -ENOMEM || error == -EMFILE || error == -ENFILE ||
+	       error == -ENOBUFS;
+}
+
+/* Starts the supervisor and waits until it has made everything. */
+static int start_supervisor(struct ta_workers *workers)
+{
+	int result;
+
+	atomic_store(&workers->waiting, 1);
+	result = ta_thread_start("trueaio-super", STACK_BYTES, supervisor, workers);
+	if (result < 0) {
+		atomic_store(&workers->waiting, 0);
+		return result;
+	}
+	while (atomic_load(&workers->gate) == TA_GATE_MAKING)
+		ta_futex_wait(&workers->gate, TA_GATE_MAKING, TA_NO_DEADLINE);
+	result = workers->error;
+	return result == 0 && workers->owns_table ? ta_table_try(&workers->table) : result;
+}
+
+static int open_with(struct ta_process *process, bool own_table)
+{
+	struct ta_workers *workers = ta_pages_alloc(sizeof(*workers));
+	uint32_t waiting;
+	int result;
+
+	if (!workers)
+		return -ENOMEM;
+	workers->limit = ta_settings()->threads;
+	workers->owns_table = own_table;
+	process->workers = workers;
+	result = start_supervisor(workers);
+	turn_gate(workers, result == 0 ? TA_GATE_OPEN : TA_GATE_CLOSED);
+	if (result == 0) {
+		ta_log("threads: %u at most%s", workers->limit,
+		       own_table ? "" : ", without a descriptor table of their own");
+		return 0;
+	}
+	while ((waiting = atomic_load(&workers->waiting)) > 0)
+		ta_futex_wait(&workers->waiting, waiting, TA_NO_DEADLINE);
+	process->workers = NULL;
+	ta_pages_free(workers, sizeof(*workers));
+	return result;
+}
+
+int ta_threads_open(struct ta_process *process)
+{
+	int result = open_with(process, true);
+
+	if (result < 0 && !is_shortage(result))
+		result = open_with(process, false);
+	if (result < 0)
+		ta_log("threads: none can be started");
+	return result;
+}
