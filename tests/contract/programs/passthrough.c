@@ -16,6 +16,8 @@
  *
  * Nothing shared with the tests may be linked in here: it would bring the reaping calls with it.
  */
+#include "../not_fuse.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
