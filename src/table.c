@@ -287,14 +287,32 @@ static bool is_this_process(int fd)
 	       peer.pid == (pid_t)ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
 }
 
+/*
+ * Times that a file which found no room is tried again, should the program lower its limit each
+ * time.
+ */
+#define RECEIVE_TRIES 8
+
+static long accept_one(struct ta_table *table, struct ta_limit *before)
+{
+	long fd = -EMFILE;
+
+	for (int tries = RECEIVE_TRIES; tries > 0 && fd == -EMFILE; tries--) {
+		fd = ta_syscall4(SYS_accept4, table->listener, NULL, NULL, SOCK_CLOEXEC);
+		if (fd == -EMFILE)
+			lift_again(before);
+	}
+	return fd;
+}
+
 /* Takes in new senders.  False: there are none. */
-static bool accept_senders(struct ta_table *table)
+static bool accept_senders(struct ta_table *table, struct ta_limit *before)
 {
 	struct ta_receiver *receiver;
 	bool any = false;
 	long fd;
 
-	while ((fd = ta_syscall4(SYS_accept4, table->listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+	while ((fd = accept_one(table, before)) >= 0) {
 		receiver = is_this_process((int)fd)
 				   ? TA_POOL_TAKE(&table->free_receivers, &table->pages, next)
 				   : NULL;
@@ -310,12 +328,6 @@ static bool accept_senders(struct ta_table *table)
 	}
 	return any;
 }
-
-/*
- * Times that a file which found no room is tried again, should the program lower its limit each
- * time.
- */
-#define RECEIVE_TRIES 8
 
 /*
  * 1: took in a file; 0: the sender is gone; negative: there is nothing.  A file that finds no
@@ -385,7 +397,7 @@ static void receive(struct ta_table *table, const _Atomic int *number)
 	before = ta_table_lift_limit(open_at_most(table));
 	do
 		receive_all(table, &before);
-	while ((!number || atomic_load(number) == TA_NUMBER_COMING) && accept_senders(table));
+	while ((!number || atomic_load(number) == TA_NUMBER_COMING) && accept_senders(table, &before));
 	ta_table_lower_limit(before);
 	ta_unlock(&table->receive_lock);
 }
