@@ -397,7 +397,8 @@ static void receive(struct ta_table *table, const _Atomic int *number)
 	before = ta_table_lift_limit(open_at_most(table));
 	do
 		receive_all(table, &before);
-	while ((!number || atomic_load(number) == TA_NUMBER_COMING) && accept_senders(table, &before));
+	while ((!number || atomic_load(number) == TA_NUMBER_COMING) &&
+	       accept_senders(table, &before));
 	ta_table_lower_limit(before);
 	ta_unlock(&table->receive_lock);
 }

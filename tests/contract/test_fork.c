@@ -730,8 +730,8 @@ CASE(nothing_grows_with_the_number_of_contexts)
 	last = settled_holdings();
 	ck_assert_msg(last.threads <= first.threads + SPARE_THREADS, "threads: %d, then %d",
 		      first.threads, last.threads);
-	ck_assert_msg(last.descriptors <= first.descriptors + SPARE_DESCRIPTORS, "descriptors: %d, then %d",
-		      first.descriptors, last.descriptors);
+	ck_assert_msg(last.descriptors <= first.descriptors + SPARE_DESCRIPTORS,
+		      "descriptors: %d, then %d", first.descriptors, last.descriptors);
 	ck_assert_msg(last.mappings <= first.mappings + SPARE_MAPPINGS, "mappings: %d, then %d",
 		      first.mappings, last.mappings);
 	close(buffered);
