@@ -101,31 +101,34 @@ static uint32_t wanted_events(const struct ta_operation *operation)
  * Gives the workers what the file is ready for, and looks what the others still wait for.
  * offload_lock is held, and let go meanwhile.  Returns how many they are.
  */
-static uint32_t unpark_ready(struct ta_workers *workers, struct ta_hold *file)
+static uint32_t unpark_ready(struct ta_workers *workers, struct ta_hold *file, uint32_t reported)
 {
 	struct ta_process *process = ta_process();
-	uint32_t generation = file->generation, there, count = 0;
+	uint32_t generation = file->generation, count = 0;
 	uint16_t events = (uint16_t)file->wanted_events;
 	struct ta_operation *operation, *following;
-	int number = atomic_load(&file->number);
+	int number = atomic_load(&file->number), there;
 
 	ta_unlock(&process->offload_lock);
-	there = (uint32_t)ta_file_poll(number, events, false);
+	there = ta_file_poll(number, events, false);
 	ta_lock(&process->offload_lock);
 	/* The file may have been given back meanwhile, and its place taken by another. */
 	if (file->generation != generation)
 		return 0;
+	/* poll(2) tells nothing where the program may have no descriptor at all. */
+	if (there >= 0)
+		reported = (uint32_t)there;
 	file->wanted_events = TA_EVENTS_ARMED;
 	for (operation = file->parked.head; operation; operation = following) {
 		following = operation->links[TA_LIST_QUEUE].next;
-		if (!(there & wanted_events(operation))) {
+		if (!(reported & wanted_events(operation))) {
 			file->wanted_events |= operation->poll_events;
 			continue;
 		}
 		ta_list_remove(&file->parked, operation, TA_LIST_QUEUE);
 		if (operation->opcode == IO_CMD_POLL)
 			ta_workers_end(workers, operation,
-				       (long)(there & wanted_events(operation)));
+				       (long)(reported & wanted_events(operation)));
 		else
 			ta_queue_push(workers, operation);
 		count++;
@@ -134,14 +137,14 @@ static uint32_t unpark_ready(struct ta_workers *workers, struct ta_hold *file)
 }
 
 /* What had been reported once is not watched any more until it is armed again. */
-static void look_at(struct ta_workers *workers, struct ta_hold *file)
+static void look_at(struct ta_workers *workers, struct ta_hold *file, uint32_t reported)
 {
 	uint32_t count = 0;
 
 	ta_lock(&ta_process()->offload_lock);
 	file->armed_events = 0;
 	if (file->parked.head)
-		count = unpark_ready(workers, file);
+		count = unpark_ready(workers, file, reported);
 	count += arm(workers, file);
 	ta_workers_announce(workers, count);
 }
@@ -155,6 +158,6 @@ void *ta_poller(void *argument)
 		return NULL;
 	for (;;)
 		if (ta_syscall(SYS_epoll_pwait, workers->epoll, (long)&event, 1, -1, 0, 0) == 1)
-			look_at(workers, event.data.ptr);
+			look_at(workers, event.data.ptr, event.events);
 	return NULL;
 }

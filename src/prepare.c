@@ -39,13 +39,14 @@
 
 /*
  * Adds one to an eventfd, never waiting: the kernel's own way saturates.  At its maximum an eventfd
- * is not writable, and readable as it should be.
+ * is not writable, and readable as it should be.  Where the program may have no descriptor at all,
+ * poll(2) tells nothing.
  */
 void ta_eventfd_signal(int fd)
 {
 	const uint64_t one = 1;
 
-	if (ta_file_poll(fd, POLLOUT, false) > 0)
+	if (ta_file_poll(fd, POLLOUT, false) != 0)
 		ta_syscall3(SYS_write, fd, &one, sizeof(one));
 }
 
@@ -318,7 +319,7 @@ static int choose_without_capture(const struct ta_operation *operation, int fd,
 
 	if (!ta_line_is_free(operation, identity))
 		return -EAGAIN;
-	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), false) == 0 &&
+	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), false) <= 0 &&
 	    !is_alone(operation->context))
 		return -EAGAIN;
 	return operation->context->mode == TA_CONTEXT_OFFLOADED ? WAY_CALLER : WAY_KERNEL;
@@ -367,7 +368,7 @@ static int choose_for_poll(struct ta_operation *operation, const struct iocb *io
 		return -EINVAL;
 	operation->poll_events = (uint16_t)events;
 	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events, false);
-	if (operation->ready_result != 0) {
+	if (operation->ready_result > 0) {
 		operation->state = TA_OPERATION_ENDED;
 		return WAY_CALLER;
 	}
