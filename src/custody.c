@@ -17,7 +17,6 @@
 #include "work.h"
 
 #include <fcntl.h>
-#include <sys/eventfd.h>
 
 #define CUSTODIAN_STACK_BYTES (32 * 1024)
 /* Where the ring has no room, or the table no number. */
@@ -250,9 +249,9 @@ static void *custodian(void *argument)
 {
 	struct ta_process *process = argument;
 	struct ta_custody *custody = process->custody;
-	int error = ta_table_make(&custody->table, TA_OWN_CUSTODY), wake_fd;
+	int error = ta_table_make(&custody->table, TA_OWN_CUSTODY);
+	int wake_fd = error < 0 ? error : ta_wake_fd_make();
 
-	wake_fd = error < 0 ? error : (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (wake_fd < 0)
 		error = wake_fd;
 	else

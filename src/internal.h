@@ -489,6 +489,8 @@ TA_HIDDEN int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const void
 TA_HIDDEN int ta_kaio_post(unsigned long handle);
 TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN void ta_thread_becomes_foreign(int own_wake_fd);
+/* A descriptor that such a thread, or another, posts with; or a negative errno. */
+TA_HIDDEN int ta_wake_fd_make(void);
 
 /* ---- context.c: handles, slots, set-up and destruction --------------------------------------- */
 

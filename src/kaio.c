@@ -111,8 +111,11 @@ void ta_thread_becomes_foreign(int own_wake_fd)
 	ta_thread.own_wake_fd = own_wake_fd + 1;
 }
 
-/* The end of a pipe that has no other: whoever asks hears at once that it is hung up. */
-static int make_wake_fd(void)
+/*
+ * The end of a pipe that has no other: whoever asks hears at once that it is hung up.  Not an
+ * eventfd: an emulator takes the program's file of the same number for one, and swaps its bytes.
+ */
+int ta_wake_fd_make(void)
 {
 	struct ta_limit before;
 	int ends[2];
@@ -127,7 +130,7 @@ static int make_wake_fd(void)
 	if (result < 0)
 		return (int)result;
 	ta_syscall1(SYS_close, ends[1]);
-	return ta_own_add(TA_OWN_WAKE, ends[0]);
+	return ends[0];
 }
 
 /*
@@ -140,7 +143,10 @@ static int wake_fd(void)
 	if (ta_thread.is_foreign)
 		return ta_thread.own_wake_fd - 1;
 	fd = ta_own_find(TA_OWN_WAKE);
-	return fd >= 0 ? fd : make_wake_fd();
+	if (fd >= 0)
+		return fd;
+	fd = ta_wake_fd_make();
+	return fd < 0 ? fd : ta_own_add(TA_OWN_WAKE, fd);
 }
 
 /*

@@ -138,10 +138,10 @@ static long carry_out(struct ta_operation *operation)
 
 	if (!ta_is_stream(operation))
 		return ta_transfer(operation, fd, false);
-	do
-		result = ta_stream_advance(operation, fd);
-	while (result == -EAGAIN && !operation->nonblocking &&
-	       ta_file_poll(fd, ta_stream_events(operation), true) > 0);
+	while ((result = ta_stream_advance(operation, fd)) == -EAGAIN && !operation->nonblocking)
+		/* Where the program may have no descriptor at all, poll(2) tells nothing. */
+		if (ta_file_poll(fd, ta_stream_events(operation), true) < 0)
+			return ta_transfer_rest(operation, fd, 0);
 	return result;
 }
 

@@ -357,7 +357,7 @@ static int receive_one(struct ta_table *table, int receiver, struct ta_limit *be
 		lift_again(before);
 	}
 	TA_KERNEL_ACQUIRE(table);
-	ta_syscall3(SYS_recvmsg, receiver, &(struct msghdr){ 0 }, MSG_DONTWAIT);
+	ta_syscall3(SYS_read, receiver, &place, sizeof(place));
 	if (message.msg_controllen >= sizeof(control.header) &&
 	    control.header.cmsg_type == SCM_RIGHTS)
 		memcpy(&number, CMSG_DATA(&control.header), sizeof(number));

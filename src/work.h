@@ -103,7 +103,7 @@ struct ta_workers {
 	int error; /* why it will not open; written before the gate is */
 	bool owns_table; /* constant from then on, as are these */
 	int epoll;
-	int wake_fd; /* an eventfd that is never signalled */
+	int wake_fd; /* the workers post with it: see ta_wake_fd_make() */
 	struct ta_table table; /* see there */
 
 	uint32_t limit; /* workers at most */

@@ -23,7 +23,6 @@
 
 #include <poll.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 
 /* All tests pass with half of it; a handler of the C library's (setuid) needs some, too. */
 #define STACK_BYTES (32 * 1024)
@@ -259,7 +258,7 @@ static int make_table(struct ta_workers *workers)
 	if (workers->owns_table)
 		result = ta_table_make(&workers->table, TA_OWN_SENDER);
 	if (result == 0 && workers->owns_table)
-		workers->wake_fd = (int)ta_syscall2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+		workers->wake_fd = ta_wake_fd_make();
 	if (result == 0)
 		result = workers->epoll = (int)ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
 	ta_table_lower_limit(before);

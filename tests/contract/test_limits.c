@@ -207,6 +207,7 @@ CASE(a_lower_limit_of_descriptors_after_one_kind_of_request_changes_nothing)
 	NEEDS_A_PROCESS_OF_ITS_OWN();
 	try_narrow(LOWERED_TO_3, false);
 	try_narrow(LOWERED_TO_1, true);
+	try_narrow(LOWERED_TO_0, true);
 }
 
 CASE(threads_used_up_after_one_kind_of_request_change_nothing)
