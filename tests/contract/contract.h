@@ -214,6 +214,14 @@ static inline bool forks_wipe(void)
 			SKIP("MADV_WIPEONFORK wipes nothing here");                                \
 	} while (0)
 
+/* Where a thread out of many goes on alone, in the middle of whatever the others did. */
+#define NEEDS_LOCKS_THAT_FORK()                                                                    \
+	do {                                                                                       \
+		NEEDS_WIPE_ON_FORK();                                                              \
+		if (UNDER_ADDRESS_SANITIZER)                                                       \
+			SKIP("a child may find AddressSanitizer's own locks taken");               \
+	} while (0)
+
 static inline void prove_engine(io_context_t ctx)
 {
 	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");

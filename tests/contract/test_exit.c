@@ -528,9 +528,7 @@ CASE(exit_of_a_child_does_not_wait_for_its_parents_requests)
 	int ends[2];
 
 	SKIP_UNDER_THREAD_SANITIZER;
-	NEEDS_WIPE_ON_FORK();
-	if (UNDER_ADDRESS_SANITIZER)
-		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
+	NEEDS_LOCKS_THAT_FORK();
 	SKIP_ON_REFERENCE("holds no fsync");
 	SCENE_OPEN(&scene);
 	make_pipe(ends, 0);

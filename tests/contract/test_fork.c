@@ -369,9 +369,7 @@ CASE(grandchildren_inherit_nothing_either)
 	pid_t child;
 
 	SKIP_UNDER_THREAD_SANITIZER;
-	NEEDS_WIPE_ON_FORK();
-	if (UNDER_ADDRESS_SANITIZER)
-		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
+	NEEDS_LOCKS_THAT_FORK();
 	SKIP_ON_REFERENCE("looks at the ring before it asks the kernel");
 	BUSY_OPEN(&busy);
 	child = make_child(BY_FORK);
@@ -527,9 +525,7 @@ CASE(two_hundred_children_under_traffic)
 	static struct traffic traffic[TRAFFIC_THREADS];
 
 	SKIP_UNDER_THREAD_SANITIZER;
-	NEEDS_WIPE_ON_FORK();
-	if (UNDER_ADDRESS_SANITIZER)
-		SKIP("the copy of one thread out of many may find AddressSanitizer's locks taken");
+	NEEDS_LOCKS_THAT_FORK();
 	atomic_store(&traffic_ends, false);
 	for (int i = 0; i < TRAFFIC_THREADS; i++)
 		traffic_start(&traffic[i]);

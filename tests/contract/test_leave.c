@@ -727,35 +727,35 @@ CASE(a_handler_that_stays_keeps_no_fsync_from_anybody)
 CASE(a_child_forked_in_a_handler_returns_from_the_wait)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	NEEDS_WIPE_ON_FORK();
+	NEEDS_LOCKS_THAT_FORK();
 	leave_everywhere(FORK, BY_POLL);
 }
 
 CASE(a_child_made_by_bare_fork_in_a_handler_returns_from_the_wait)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	NEEDS_WIPE_ON_FORK();
+	NEEDS_LOCKS_THAT_FORK();
 	leave_everywhere(BARE_FORK, BY_POLL);
 }
 
 CASE(a_child_cloned_in_a_handler_returns_from_the_wait)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	NEEDS_WIPE_ON_FORK();
+	NEEDS_LOCKS_THAT_FORK();
 	leave_everywhere(CLONE, BY_POLL);
 }
 
 CASE(a_child_forked_in_a_handler_costs_its_parent_no_pipe_read)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	NEEDS_WIPE_ON_FORK();
+	NEEDS_LOCKS_THAT_FORK();
 	leave_everywhere(FORK, BY_PIPE);
 }
 
 CASE(a_child_forked_in_a_handler_costs_its_parent_no_fsync)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	NEEDS_WIPE_ON_FORK();
+	NEEDS_LOCKS_THAT_FORK();
 	leave_everywhere(FORK, BY_FSYNC);
 }
 
