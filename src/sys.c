@@ -25,6 +25,36 @@ __thread struct ta_thread ta_thread __attribute__((tls_model("initial-exec")));
 
 static _Atomic uint32_t latest_thread_id;
 
+static void abandon_at_end(void *unused_thread)
+{
+	(void)unused_thread;
+	ta_thread_abandon_locks();
+}
+
+/* A thread that left a call while it held a lock may end without another call. */
+static pthread_key_t thread_key;
+static bool has_thread_key; /* written when the library is loaded */
+
+/* glibc takes memory for the values of later keys, and a handler may have interrupted malloc. */
+#define KEYS_WITHOUT_MALLOC 32
+
+static void make_thread_key(void)
+{
+	if (pthread_key_create(&thread_key, abandon_at_end) != 0)
+		return;
+	has_thread_key = thread_key < KEYS_WITHOUT_MALLOC;
+	if (!has_thread_key)
+		pthread_key_delete(thread_key);
+}
+
+static void name_thread(void)
+{
+	while (ta_thread.id == 0)
+		ta_thread.id = (atomic_fetch_add(&latest_thread_id, 1) + 1) & ~TA_LOCK_AWAITED;
+	if (has_thread_key)
+		pthread_setspecific(thread_key, &ta_thread);
+}
+
 static bool try_lock(struct ta_lock *lock, uint32_t id)
 {
 	uint32_t free_word = 0;
@@ -37,8 +67,8 @@ static bool try_lock(struct ta_lock *lock, uint32_t id)
 
 TA_COLD void ta_lock_slow(struct ta_lock *lock)
 {
-	while (ta_thread.id == 0)
-		ta_thread.id = (atomic_fetch_add(&latest_thread_id, 1) + 1) & ~TA_LOCK_AWAITED;
+	if (ta_thread.id == 0)
+		name_thread();
 	for (int i = 0; i < SPINS; i++) {
 		if (try_lock(lock, ta_thread.id))
 			return;
@@ -157,6 +187,7 @@ __attribute__((constructor)) static void note_beginning(void)
 
 	first_cpus_bytes = bytes > 0 ? (size_t)bytes : 0;
 	dl_iterate_phdr(add_tls, NULL);
+	make_thread_key();
 }
 
 /* What a new thread is to be, on the stack of its creator, who waits until it has been read. */

@@ -1423,10 +1423,12 @@ static struct storm {
 	_Atomic unsigned taken; /* by the reaper, who is left in peace */
 } storm;
 
+static __thread bool leaves; /* this is the thread that jumps */
+
 static void jump_if_inside(int number)
 {
 	(void)number;
-	if (!atomic_load(&storm.inside))
+	if (!leaves || !atomic_load(&storm.inside))
 		return;
 	atomic_store(&storm.inside, false);
 	atomic_fetch_add(&storm.jumps, 1);
@@ -1439,6 +1441,7 @@ static void waiting_leaver_run(void *argument)
 	struct io_event events[4];
 
 	(void)argument;
+	leaves = true;
 	while (!atomic_load(&storm.over)) {
 		if (sigsetjmp(storm.back, 1) == 0) {
 			atomic_store(&storm.inside, true);
@@ -1463,12 +1466,42 @@ static void storm_submit(void)
 static void submitting_leaver_run(void *argument)
 {
 	(void)argument;
+	leaves = true;
 	while (!atomic_load(&storm.over)) {
 		if (sigsetjmp(storm.back, 1) == 0) {
 			atomic_store(&storm.inside, true);
 			storm_submit();
 			atomic_store(&storm.inside, false);
 		}
+	}
+}
+
+static void leave_and_end_run(void *argument)
+{
+	(void)argument;
+	leaves = true;
+	if (sigsetjmp(storm.back, 1) != 0)
+		return;
+	while (!atomic_load(&storm.over)) {
+		atomic_store(&storm.inside, true);
+		storm_submit();
+		atomic_store(&storm.inside, false);
+	}
+}
+
+/* One thread after another. */
+static void mortal_leavers_run(void *argument)
+{
+	(void)argument;
+	while (!atomic_load(&storm.over)) {
+		struct worker mortal;
+
+		worker_start(&mortal, leave_and_end_run, NULL);
+		while (!worker_has_ended(&mortal) && !atomic_load(&storm.over)) {
+			ck_assert_int_eq(pthread_kill(mortal.thread, SIGUSR1), 0);
+			contract_pause();
+		}
+		join_thread(&mortal, "a thread that left its call");
 	}
 }
 
@@ -1569,4 +1602,10 @@ CASE(io_submit_may_be_left_at_any_moment)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
 	leave_in_a_storm(submitting_leaver_run);
+}
+
+CASE(a_thread_that_ends_after_leaving_io_submit_keeps_nobody)
+{
+	SKIP_UNDER_THREAD_SANITIZER();
+	leave_in_a_storm(mortal_leavers_run);
 }
