@@ -290,6 +290,7 @@ struct ta_operation {
 	uint16_t poll_events; /* of a POLL; of a parked transfer: what it waits for */
 	uint16_t io_priority;
 	int flags; /* aio_rw_flags */
+	uint32_t to_submit; /* slots that its io_submit has for it and what comes after it */
 	int resfd; /* the program's eventfd as numbered at submission; -1: none */
 	struct ta_hold *hold; /* the file; NULL: none, or given back */
 	struct ta_hold *eventfd; /* NULL: none, or resfd means it still */
@@ -714,7 +715,7 @@ TA_HIDDEN bool ta_file_polls_once(int fd, uint32_t mode, long file_flags);
  */
 
 TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
-				   struct ta_operation **prepared);
+				   uint32_t to_submit, struct ta_operation **prepared);
 TA_HIDDEN void ta_operation_discard(struct ta_operation *operation);
 TA_HIDDEN void ta_eventfd_signal(int fd);
 TA_HIDDEN int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb);

@@ -264,8 +264,7 @@ static bool can_be_kept(const struct iocb *copy, const struct ta_file_identity *
 
 /*
  * Holds an fsync if something earlier is in flight.  False: it can go to the kernel, at once or
- * because the caller has waited for what is in flight; or it has to, as with libaio, because the
- * threads to hold it cannot be had.
+ * because the caller has waited for what is in flight.
  */
 static bool hold_sync(struct ta_context *context, struct iocb *object, const struct iocb *copy)
 {
@@ -275,10 +274,10 @@ static bool hold_sync(struct ta_context *context, struct iocb *object, const str
 	if (!ta_sync_must_wait(ta_process(), copy->aio_fildes, &identity) ||
 	    kernel_would_refuse(context, copy, identity.mode))
 		return false;
-	if (ta_service_open(TA_SERVICE_CUSTODY) < 0 || ta_service_open(TA_SERVICE_FOLLOW) < 0)
-		return false;
 	operation = new_operation(context, object, copy);
-	if (operation && can_be_kept(copy, &identity) && hold(operation, &identity) == 0)
+	if (operation && ta_service_open(TA_SERVICE_CUSTODY) == 0 &&
+	    ta_service_open(TA_SERVICE_FOLLOW) == 0 && can_be_kept(copy, &identity) &&
+	    hold(operation, &identity) == 0)
 		return true;
 	if (operation)
 		ta_operation_free(operation);

@@ -298,12 +298,14 @@ static int capture(struct ta_operation *operation, int fd, const struct ta_file_
 	return result < 0 ? result : ta_eventfd_capture(operation, operation->resfd);
 }
 
-static bool is_alone(struct ta_context *context)
+/* Nothing is in flight but those of its own io_submit that have not had their turn. */
+static bool is_alone(const struct ta_operation *operation)
 {
+	struct ta_context *context = operation->context;
 	bool is_alone;
 
 	ta_lock(&context->lock);
-	is_alone = context->used == 1;
+	is_alone = context->used <= operation->to_submit;
 	ta_unlock(&context->lock);
 	return is_alone;
 }
@@ -320,7 +322,7 @@ static int choose_without_capture(const struct ta_operation *operation, int fd,
 	if (!ta_line_is_free(operation, identity))
 		return -EAGAIN;
 	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), false) <= 0 &&
-	    !is_alone(operation->context))
+	    !is_alone(operation))
 		return -EAGAIN;
 	return operation->context->mode == TA_CONTEXT_OFFLOADED ? WAY_CALLER : WAY_KERNEL;
 }
@@ -437,7 +439,7 @@ static int check_and_choose(struct ta_operation *operation, struct ta_slot *slot
  * Makes an operation of a request.  0 with *prepared NULL: the kernel does it better, or nobody
  * else can; not so in an offloaded context.  Errors are what io_submit returns for such a request.
  */
-int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
+int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot, uint32_t to_submit,
 			 struct ta_operation **prepared)
 {
 	struct ta_operation *operation = new_operation(context, slot);
@@ -446,6 +448,7 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot,
 	*prepared = NULL;
 	if (!operation)
 		return context->mode == TA_CONTEXT_OFFLOADED ? -EAGAIN : 0;
+	operation->to_submit = to_submit;
 	way = check_and_choose(operation, slot);
 	if (way <= WAY_KERNEL) {
 		ta_operation_discard(operation);

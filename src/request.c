@@ -49,6 +49,7 @@ struct batch {
 	unsigned long kernel_handle;
 	struct iocb **iocbs;
 	long count; /* elements gathered */
+	long turn; /* the element that is looked at, when each is looked at in turn */
 	bool mixed; /* not the kernel's alone */
 	long at_once; /* of the elements, reads to be tried without waiting */
 	bool is_cut; /* before an fsync: there is more */
@@ -552,7 +553,8 @@ static int carry_out(struct batch *batch, struct ta_slot *slot, long done, bool 
 	if (result == 0)
 		result = hand_on(batch, slot, TA_SLOT_SUBMITTING);
 	if (result == 0)
-		result = ta_operation_prepare(batch->context, slot, &operation);
+		result = ta_operation_prepare(batch->context, slot,
+					      (uint32_t)(batch->count - batch->turn), &operation);
 	if (result < 0)
 		return result;
 	*is_ours = operation != NULL;
@@ -627,6 +629,7 @@ static long submit_in_order(struct batch *batch)
 		struct ta_slot *slot = batch->slots[i];
 		bool is_ours = true;
 
+		batch->turn = i;
 		if (slot && slot->state == TA_SLOT_KERNEL)
 			continue;
 		if (!submit_run(batch, &accepted, i))

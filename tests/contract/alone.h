@@ -526,24 +526,49 @@ static inline void actor_takes_from_pipe(struct actor *actor)
  * The kernel itself would wait in io_submit, and so may a library that is at a limit: who watches
  * from outside sees the thread sleep, and writes (alone_feed).
  */
+static inline void actor_submits_a_wait(struct actor *actor, struct iocb *iocbs, int count)
+{
+	io_prep_pread(&iocbs[0], actor->reader, actor->data, 8, 0);
+	if (actor->limited) {
+		atomic_store(&alone->submitted, false);
+		atomic_store(&alone->submitter, (pid_t)syscall(SYS_gettid));
+	}
+	actor_submits(actor, iocbs, count);
+	if (actor->limited)
+		atomic_store(&alone->submitted, true);
+	else
+		CHILD_CHECK(write(actor->writer, "y", 1) == 1);
+}
+
 static inline void actor_waits_for_pipe(struct actor *actor)
 {
 	struct iocb iocb;
 
 	if (on_reference() && !actor->limited)
 		return;
-	io_prep_pread(&iocb, actor->reader, actor->data, 8, 0);
-	if (actor->limited) {
-		atomic_store(&alone->submitted, false);
-		atomic_store(&alone->submitter, (pid_t)syscall(SYS_gettid));
-	}
-	actor_submits(actor, &iocb, 1);
-	if (actor->limited)
-		atomic_store(&alone->submitted, true);
-	else
-		CHILD_CHECK(write(actor->writer, "y", 1) == 1);
+	actor_submits_a_wait(actor, &iocb, 1);
 	alone_expect_event(actor->ctx, &iocb, 1);
 	actor_is_signalled(actor, 1);
+	CHILD_CHECK(actor->data[0] == 'y');
+}
+
+/* What is behind it in its array is not in flight yet, and nothing to wait for. */
+static inline void actor_waits_for_pipe_first(struct actor *actor)
+{
+	static char block[BLOCK_BYTES];
+	off_t place = actor_place(actor);
+	struct io_event first, second;
+	struct iocb iocbs[2];
+
+	if (on_reference() && !actor->limited)
+		return;
+	CHILD_CHECK(pread(actor->buffered, block, BLOCK_BYTES, place) == BLOCK_BYTES);
+	io_prep_pread(&iocbs[1], actor->buffered, block, BLOCK_BYTES, place);
+	actor_submits_a_wait(actor, iocbs, 2);
+	first = alone_event(actor->ctx);
+	second = alone_event(actor->ctx);
+	CHILD_CHECK(first.obj != second.obj && first.res + second.res == BLOCK_BYTES + 1);
+	actor_is_signalled(actor, 2);
 	CHILD_CHECK(actor->data[0] == 'y');
 }
 
@@ -688,6 +713,7 @@ static const struct actor_kind actor_kinds[] = {
 	{ "a direct read", actor_reads_direct },
 	{ "a read of a pipe with data", actor_takes_from_pipe },
 	{ "a read of an empty pipe", actor_waits_for_pipe },
+	{ "a read of an empty pipe before another", actor_waits_for_pipe_first },
 	{ "a write to a pipe", actor_puts_into_pipe },
 	{ "polls", actor_polls },
 	{ "cancelled requests", actor_cancels },

@@ -605,6 +605,80 @@ CASE(passed_through_fsync_waits_for_a_request_of_a_mediated_context)
 }
 
 /*
+ * Without the threads that hold it the call itself waits.
+ */
+
+static _Atomic bool no_thread_starts;
+
+/* The library's, too: a program's own function comes before that of the C library. */
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *),
+		   void *argument)
+{
+	static int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+	if (atomic_load(&no_thread_starts))
+		return EAGAIN;
+	if (!create)
+		find(RTLD_NEXT, "pthread_create", &create);
+	return create(thread, attributes, start, argument);
+}
+
+struct submitter {
+	struct worker worker;
+	struct passing_scene *passing;
+	struct iocb *iocb;
+};
+
+static void submit_without_threads(void *argument)
+{
+	struct submitter *submitter = argument;
+
+	while (!atomic_load(&no_thread_starts))
+		contract_pause();
+	object_submits(submitter->passing, submitter->iocb);
+}
+
+/* It looks again and again, and sleeps in between. */
+static bool has_returned_or_sleeps(struct worker *worker)
+{
+	struct task_look look;
+
+	return worker_has_ended(worker) ||
+	       (task_look(atomic_load(&worker->tid), &look) && look.state == 'S' &&
+		atol(look.system_call) == SYS_futex);
+}
+
+CASE(passed_through_fsync_waits_in_io_submit_where_no_thread_starts)
+{
+	struct passing_scene passing;
+	struct submitter submitter = { .passing = &passing };
+	struct iocb write, sync;
+	unsigned syncs_before;
+
+	PASSING_SCENE_OPEN(&passing);
+	prepare_write(&write, passing.scene.fd, 0);
+	prepare_sync(&sync, passing.scene.fd, IO_CMD_FSYNC);
+	holdfs_hold(passing.scene.fs, HOLDFS_WRITE);
+	object_submits(&passing, &write);
+	wait_operation(passing.scene.fs, HOLDFS_WRITE, SUBJECT, 0);
+	syncs_before = syncs(&passing.scene);
+	submitter.iocb = &sync;
+	worker_start(&submitter.worker, submit_without_threads, &submitter);
+	atomic_store(&no_thread_starts, true);
+	WAIT_UNTIL(has_returned_or_sleeps(&submitter.worker));
+	if (!on_reference()) {
+		ck_assert(!worker_has_ended(&submitter.worker));
+		ck_assert_uint_eq(syncs(&passing.scene), syncs_before);
+	}
+	holdfs_release_all(passing.scene.fs);
+	worker_join(&submitter.worker);
+	atomic_store(&no_thread_starts, false);
+	expect_in_ring(passing.ctx, &write, BLOCK_BYTES);
+	expect_in_ring(passing.ctx, &sync, 0);
+	passing_scene_close(&passing);
+}
+
+/*
  * The same iocb for a request before the fsync and one after it, whose events nothing tells apart.
  * The later request's may come first: it must not be taken for the earlier one's.
  */
