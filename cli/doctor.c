@@ -179,7 +179,7 @@ static void print_advice(const struct system_facts *system)
 	for (size_t i = 0; i < count; i++)
 		printf("Advice: %s\n", lines[i]);
 	if (count == 0)
-		printf("Nothing to mend.\n");
+		printf("Nothing to do.\n");
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */

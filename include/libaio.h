@@ -232,7 +232,7 @@ typedef void (*io_callback_t)(io_context_t ctx, struct iocb *iocb, long res, lon
  *   -EAGAIN  the system's quota (/proc/sys/fs/aio-max-nr) is used up, and the context can't be
  *            served without kernel AIO: always so for a program that reaps without the library
  *   -ENOMEM  no memory
- *   -ENOSYS  neither the kernel's AIO nor another engine is to be had here; or the one that
+ *   -ENOSYS  neither the kernel's AIO nor another engine works here; or the one that
  *            TRUEAIO_ENGINE names can't start
  */
 extern int io_setup(int maxevents, io_context_t *ctxp);
@@ -567,18 +567,20 @@ static __inline__ int trueaio_sync(io_context_t ctx, struct iocb *iocb, io_callb
  * @cb:   for io_queue_run; the event's data.  Null if events are taken by io_getevents.
  * @fd:   the file.
  *
- * The call returns at once, except where the fsync can't be held: then it waits for what is in
- * flight on the file.  The event comes after every request has ended that this process
- * submitted earlier on this file, through any descriptor and any context, and after the file has
- * then been synchronized.  Requests that failed or were cancelled have ended; IO_CMD_POLL is not
- * waited for.  Requests submitted later do not wait for this one, nor it for them.  res is 0, or
- * the negative errno of the synchronization alone.
+ * The call returns at once, except for files on FUSE, NFS, SMB, 9p and Ceph that are open for
+ * writing: there it waits for what is in flight on the file.  Where a limit keeps the library from
+ * holding the fsync it is -EAGAIN; a program that reaps without the library waits there, too.  The
+ * event comes after every request has ended that this process submitted earlier on this file,
+ * through any descriptor and any context, and after the file has then been synchronized.  Requests
+ * that failed or were cancelled have ended; IO_CMD_POLL is not waited for.  Requests submitted
+ * later do not wait for this one, nor it for them.  res is 0, or the negative errno of the
+ * synchronization alone.
  *
  * Returns 0 (with LIBAIO_FSYNC_RETURNS_COUNT: 1, the count of io_submit), or
  *   -EINVAL  ctx is no context, or the file can't be synchronized
  *   -EBADF   fd is not open
  *   -EFAULT  iocb can't be written
- *   -EAGAIN  the context is full: take events first
+ *   -EAGAIN  the context is full: take events first; or the fsync can't be held, see above
  * A program that runs on another libaio has none of the order, and gets SIGSEGV in place of
  * -EFAULT; so does, on this library, an executable that was linked with another.
  */

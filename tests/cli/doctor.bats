@@ -88,7 +88,7 @@ agree()
 	expected=$(jq -r '"Linux \(.kernel), trueaio \(.version)",
 		(.kernel_aio, .threads | .sentence | sub("promised .*"; "")),
 		(.advice[] | "Advice: " + .),
-		(select(.advice == []) | "Nothing to mend.")' <<< "$json")
+		(select(.advice == []) | "Nothing to do.")' <<< "$json")
 	while IFS= read -r line; do
 		says "$line"
 	done <<< "$expected"
@@ -333,7 +333,7 @@ END
 	is .environment.threads_max 64
 }
 
-@test "an engine that cannot be had is a failure" {
+@test "an engine that does not work is a failure" {
 	require_health threads
 	export TRUEAIO_ENGINE=threads
 	doctor_without 1 clone3:EPERM clone:EPERM
