@@ -61,25 +61,6 @@ __attribute__((format(printf, 1, 2))) static inline void alone_does(const char *
 	memcpy(alone->doing, text, sizeof(text));
 }
 
-#define CHILD_CHECK_MSG(condition, ...)                                                            \
-	do {                                                                                       \
-		if (!(condition)) {                                                                \
-			fprintf(stderr, "%s:%d: in the child: ", __FILE__, __LINE__);              \
-			fprintf(stderr, __VA_ARGS__);                                              \
-			fprintf(stderr, "\n");                                                     \
-			_exit(1);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-#define CHILD_WAIT_UNTIL(condition)                                                                \
-	do {                                                                                       \
-		long long end_ns = monotonic_ns() + EVENT_LIMIT_SECONDS * 1000000000LL;            \
-		while (!(condition)) {                                                             \
-			CHILD_CHECK_MSG(monotonic_ns() < end_ns, "still not: %s", #condition);     \
-			contract_pause();                                                          \
-		}                                                                                  \
-	} while (0)
-
 /* One step each: the program has come to it, or may go on to it. */
 static inline void alone_say(int step)
 {
@@ -821,7 +802,10 @@ static inline bool flight_open(struct flight *flight)
 			SKIP("FUSE cannot be used here");                                          \
 	} while (0)
 
-/* By the program.  They are not open for writing, which would be another matter (D26). */
+/*
+ * By the program.  They are open for reading alone: files of a server that are open for writing are
+ * never held.
+ */
 static inline void flight_opens_files(struct flight *flight)
 {
 	flight->direct = open(flight->file, O_RDONLY | O_DIRECT | O_CLOEXEC);

@@ -129,7 +129,7 @@ static inline void contract_register(struct contract_case *added)
  */
 
 /*
- * "auto" chooses by what the machine allows; whoever takes something away from it says in
+ * "auto" chooses by what the machine allows; the one that takes something away from it says in
  * TRUEAIO_TEST_EXPECT what is left.
  */
 static inline const char *expected_engine(void)
@@ -268,7 +268,7 @@ static inline void contract_teardown(void)
 	ck_assert_msg(contract_engine_proved, "the case has not asked which engine serves it");
 }
 
-/* The error of the kernel's own io_setup, for whoever asks it without the library; 0: it works. */
+/* The error of the kernel's own io_setup, for those who ask it without the library; 0: it works. */
 static inline int kernel_aio_error(void)
 {
 	unsigned long ctx = 0;
@@ -633,7 +633,7 @@ static inline bool run_command(const char *const arguments[])
 
 /*
  * A small file system of that type ("ext4", "xfs", "tmpfs", ...) mounted for the case: the
- * directory, or NULL where it cannot be had.  loop_unmount takes it away; main does if the case
+ * directory, or NULL where there is none.  loop_unmount takes it away; main does if the case
  * fails.
  */
 static inline char *loop_mount(const char *type, const char *megabytes)
@@ -1107,6 +1107,25 @@ static inline void restore_signal(int number)
 			fprintf(stderr, "%s:%d: in the child: not %s\n", __FILE__, __LINE__,       \
 				#condition);                                                       \
 			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+#define CHILD_CHECK_MSG(condition, ...)                                                            \
+	do {                                                                                       \
+		if (!(condition)) {                                                                \
+			fprintf(stderr, "%s:%d: in the child: ", __FILE__, __LINE__);              \
+			fprintf(stderr, __VA_ARGS__);                                              \
+			fprintf(stderr, "\n");                                                     \
+			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+#define CHILD_WAIT_UNTIL(condition)                                                                \
+	do {                                                                                       \
+		long long end_ns = monotonic_ns() + EVENT_LIMIT_SECONDS * 1000000000LL;            \
+		while (!(condition)) {                                                             \
+			CHILD_CHECK_MSG(monotonic_ns() < end_ns, "still not: %s", #condition);     \
+			contract_pause();                                                          \
 		}                                                                                  \
 	} while (0)
 

@@ -446,7 +446,7 @@ CASE(cancel_against_a_submit_of_the_fsync_leaves_exactly_one_event)
 	close(direct);
 }
 
-/* The kernel's own threads are roused for other reasons as well, and say EINTR then. */
+/* A server may answer EINTR without anybody having cancelled. */
 CASE(what_nobody_cancelled_is_not_cancelled)
 {
 	static const int words[] = { EINTR, 0 };

@@ -192,8 +192,7 @@ static void *sleep_in_thread(void *argument)
 
 static void wait_for_sleeper(void)
 {
-	while (!task_is_blocked(atomic_load(&job.sleeper_tid)))
-		;
+	CHILD_WAIT_UNTIL(task_is_blocked(atomic_load(&job.sleeper_tid)));
 }
 
 static void *interrupt_sleeper(void *argument)

@@ -11,7 +11,7 @@
  * thread.  Then it makes every call.  The slots are filled with addresses that would be noticed if
  * they were used.
  *
- * Programs that reap by themselves (programs/hostile) are worse company still: the library follows
+ * Programs that reap by themselves (programs/hostile) are harder: the library follows
  * their rings to hold an fsync back.
  */
 #include "alone.h"
@@ -492,7 +492,7 @@ CASE(contexts_come_and_go_beside_others_that_synchronize)
 	guest_ends(&guest);
 }
 
-CASE(a_held_fsync_takes_no_notice_of_a_message_queue_away)
+CASE(a_held_fsync_leaves_the_notification_of_a_message_queue_alone)
 {
 	struct scene scene;
 	struct guest guest;
