@@ -69,7 +69,7 @@ WARNINGS	:= -Wall -Wextra -Wshadow -Wconversion -Wno-psabi
 IS_CLANG	:= $(findstring clang,$(CC))
 
 # What a variable of the caller (CFLAGS=-O0, LDFLAGS=...) must not take away. Files are larger than 2 GiB on every
-# machine; and a note of gcc's about an alignment that it changed long ago concerns nobody who is built anew.
+# machine; and a note of gcc's about an alignment that it changed long ago does not matter for what is built now.
 ALL_CFLAGS	:= -std=gnu11 $(WARNINGS) -D_GNU_SOURCE= -D_FILE_OFFSET_BITS=64 -Iinclude -pthread $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS	:= -pthread $(LDFLAGS)
 LIBRARY_CFLAGS	:= -fPIC -fvisibility=hidden
@@ -262,7 +262,7 @@ $(B)/fsync_promise: bench/fsync_promise.c $(B)/libaio.so $(BUILT_WITH)
 
 -include $(wildcard $(B)/obj/*/*.d $(B)/tests/*/*.d $(B)/tests/*/*/*.d $(B)/*.d)
 
-# Tests. The dependencies come first, and the makefile is read anew once they are there.
+# Tests. The dependencies come first, and the makefile is read again once they are there.
 
 .PHONY: check check-suites check-build check-clients check-cross
 check:

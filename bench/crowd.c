@@ -2,7 +2,7 @@
 /*
  * The modes of bench that measure calls in company.
  *
- * Goal: what a call costs must not grow with what the process has besides: idle contexts, threads,
+ * Goal: what a call costs must not grow with what else the process has: idle contexts, threads,
  * descriptors that were used once, files and requests in flight.
  *
  * Method:
@@ -45,7 +45,7 @@
 /* A slice in which fewer ended tells nothing by itself. */
 #define FEW 50
 #define DESTROY_NS 3000000000U
-/* What the program has open besides the descriptors that it was told to open. */
+/* What the program has open beside the descriptors that it was told to open. */
 #define OTHER_DESCRIPTORS 200
 
 static void permit_descriptors(size_t count)

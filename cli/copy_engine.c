@@ -8,7 +8,7 @@
  * large file, a thousand small files and the waiting for their fsyncs all overlap.  How many copies
  * there are is bounded by the descriptors they hold.
  *
- * Whoever adds files runs the loop until there is room: copy_engine_add returns as soon as the next
+ * The one that adds files runs the loop until there is room: copy_engine_add returns when the next
  * file can be begun.  Requests are gathered and submitted together, and each wait takes all the
  * completions there are.
  *

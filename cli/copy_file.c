@@ -13,8 +13,8 @@
  * after may not belong together.
  *
  * The mode is set before there are contents: it is then on the disk by the copy's fsync.  Set-ID
- * bits are left out, since the copy belongs to whoever copies.  The times are set last, as every
- * write changes them.
+ * bits are left out, since the copy belongs to the user who copies.  The times are set last, as
+ * every write changes them.
  */
 #include "cli.h"
 #include "cp.h"

@@ -2,7 +2,7 @@
 /*
  * trueaio doctor: what a file is, and where its requests would go.
  *
- * A look must do nothing to the file.  Merely opening a FIFO wakes whoever waits to write to it,
+ * A look must do nothing to the file.  Merely opening a FIFO wakes those who wait to write to it,
  * and opening a device may rewind a tape or start a watchdog.  So the type is asked through a
  * descriptor that opens nothing (O_PATH), and only files, directories, block devices and the
  * devices of memory (/dev/zero and the like) are opened after that.

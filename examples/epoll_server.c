@@ -108,7 +108,7 @@ static void send_answers(struct server *server)
 	uint64_t signals;
 	int count, i;
 
-	/* The eventfd first: what ends after this signals it anew. */
+	/* The eventfd first: what ends after this signals it again. */
 	if (read(server->signal, &signals, sizeof(signals)) < 0 && errno != EAGAIN)
 		err(1, "eventfd");
 	count = io_getevents(server->ctx, 0, SLOTS, events, &at_once);

@@ -9,7 +9,7 @@
  * disk has them.  Only then are the commits acknowledged.  What comes meanwhile gathers for the
  * next round, so the more threads there are, the more commits one synchronization serves.
  *
- * At last the program reads the file anew and looks for each record that was acknowledged.
+ * At last the program reads the file again and looks for each record that was acknowledged.
  *
  * With libaio this program would be wrong: its fdatasync overtakes writes, and a power cut loses
  * commits that were acknowledged.  So it exits with 1 when an fdatasync ends before a write that it

@@ -38,7 +38,7 @@ link_object() {
 		"$BATS_TEST_DIRNAME/linked.c" "$@"
 }
 
-# What the last program prints on one engine; the rest of the line is for whoever reads a failure.
+# What the last program prints on one engine; the rest of the line is for those who read a failure.
 on() {
 	# shellcheck disable=SC2086
 	run env LD_LIBRARY_PATH="$library_dir:$PWD" TRUEAIO_ENGINE="$1" timeout 20 ${EMULATOR:-} ./program file

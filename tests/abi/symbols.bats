@@ -3,7 +3,7 @@
 #
 # The dynamic symbol table and the dynamic section of libaio.so.1, against the system's libaio.so.1.
 # A program linked with one starts on the other only if each symbol it asks for is there with the
-# same version; one linked anew gets the default versions.
+# same version; one linked now gets the default versions.
 
 load common
 
@@ -27,7 +27,7 @@ dynamic_values()
 	[ "$output" = "" ]
 }
 
-@test "what is exported besides is unversioned, named trueaio_*, and declared in the header" {
+@test "what is exported beyond that is unversioned, named trueaio_*, and declared in the header" {
 	require_system_library
 	exported_symbols "$system" > "$BATS_TEST_TMPDIR/system"
 	exported_symbols "$library" > "$BATS_TEST_TMPDIR/ours"
@@ -68,7 +68,7 @@ dynamic_values()
 }
 
 @test "libc.so.6 is the only library needed" {
-	# On some machines a part of it, the dynamic linker, is named besides.
+	# On some machines a part of it, the dynamic linker, is named as well.
 	run dynamic_values "$library" NEEDED
 	[[ $output =~ ^libc\.so\.6($'\n'ld-linux-[a-z0-9]+\.so\.[0-9])?$ ]]
 }

@@ -88,7 +88,7 @@ must() {
 
 # refused_as_on_libaio COMMAND...: a program that gets no context on this engine says and does what it does on the
 # distribution's library where io_setup fails in the same way. The library may have its own say when TRUEAIO_ENGINE
-# cannot be had: one line, and the first.
+# cannot start: one line, and the first.
 refused_as_on_libaio() {
 	local errno=EAGAIN line= status=0 expected=0
 	if [ "$ENGINE" = threads ]; then
@@ -190,7 +190,7 @@ expect_engine() {
 	local engine wanted
 	[ "$ENGINE" != reference ] || return 0
 	if [ "$contexts" = none ]; then
-		[ -z "$(engines_in_log)" ] || fail "got a context of engine $(engines_in_log), where none was to be had"
+		[ -z "$(engines_in_log)" ] || fail "got a context of engine $(engines_in_log), where there is none"
 		return
 	fi
 	[ -n "$(engines_in_log)" ] || fail "no context was made"

@@ -99,7 +99,7 @@ int main(int argc, char **argv)
 		fail("server", "does not start");
 	for (i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, serve, argv[1 + i]))
-			fail("thread", "cannot be had");
+			fail("thread", "cannot be started");
 	for (i = 0; i < count; i++)
 		pthread_join(threads[i], NULL);
 	mysql_server_end();

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # QEMU's image tools and block servers with aio=native. They call io_submit with an eventfd in every request, take the
-# events from the kernel's ring by themselves and move its head. Where the ring is not to be had, they have to refuse
+# events from the kernel's ring by themselves and move its head. Where there is no ring, they have to refuse
 # what they refuse on libaio, in the same words, and go on with aio=threads.
 # packages: qemu-utils qemu-system-common gdb
 source "${BASH_SOURCE%/*}/common.bash"

@@ -21,8 +21,8 @@
  *   buffered write             one operation; the writer waits (there is no write-back cache)
  *   fsync, fdatasync           one operation.  The kernel holds the file's inode lock meanwhile:
  *                              while a sync is held HERE, a direct write to the same file blocks
- *                              in the kernel, whoever submits it.  Direct reads do not, nor does
- *                              anything on other files.
+ *                              in the kernel, no matter who submits it.  Direct reads do not,
+ *                              nor does anything on other files.
  *   close(2)                   nothing, unless the file was opened while "flushed" is set: a flush,
  *                              which is counted, is in no log, and is never held
  * Kernel AIO releases the inode lock as soon as a direct write is on its way.  A write of an
@@ -260,7 +260,7 @@ static inline void holdfs_answer(struct holdfs_server *server, unsigned index, i
 		memcpy(medium, pending->data, operation->bytes);
 	free(pending->data);
 	*pending = (struct holdfs_pending){ 0 };
-	/* Before the reply, so that whoever has seen its effect finds it answered. */
+	/* Before the reply, so that those who have seen its effect find it answered. */
 	atomic_store_explicit(&entry->answered, ++server->clock, memory_order_release);
 	if (error)
 		fuse_reply_err(request, error);
@@ -296,7 +296,7 @@ static inline void holdfs_arrive(fuse_req_t request, struct holdfs_operation ope
 	atomic_store_explicit(&entry->release, HOLDFS_NOT_ASKED, memory_order_relaxed);
 	server->pending[index] = (struct holdfs_pending){ .request = request, .data = copy };
 	/*
-	 * In this order for all: whoever stops the holding and then finds nothing held here will
+	 * In this order for all: one that stops the holding and then finds nothing held here will
 	 * find this operation not held.
 	 */
 	atomic_store(&shared->log_length, index + 1);

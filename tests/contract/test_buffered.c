@@ -445,7 +445,7 @@ CASE_EVERYWHERE(a_read_is_of_the_file_that_the_call_named)
 	close(null);
 }
 
-/* Whoever has the event may unmount: the library no longer holds the file. */
+/* The one that has the event may unmount: the library no longer holds the file. */
 CASE_ON_MOUNTS(a_file_system_can_be_unmounted_right_after_the_event)
 {
 	struct place other;

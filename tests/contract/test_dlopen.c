@@ -306,8 +306,8 @@ CASE(context_outlives_the_object_that_made_it)
 }
 
 /*
- * The loader gives the second object the addresses of the first.  Whoever remembers what it knows
- * of an address would mistake one for the other.
+ * The loader gives the second object the addresses of the first.  A library that remembers what it
+ * knows of an address would mistake one for the other.
  */
 CASE(object_in_the_place_of_another_is_not_mistaken_for_it)
 {

@@ -306,8 +306,8 @@ CASE(fsync_does_not_wait_for_other_files)
 }
 
 /*
- * As many reads as may wait for a slow disk, all later than the write: whoever carries them out
- * must have a hand free for the fsync.
+ * As many reads as may wait for a slow disk, all later than the write: the one that carries them
+ * out must have a hand free for the fsync.
  */
 static void sync_beside_reads(enum scene_file read_file)
 {
@@ -563,7 +563,7 @@ CASE(fsync_waits_for_several_contexts)
 
 /*
  * The fsync waits for several contexts.  A caller is quick and takes the event of each but one,
- * before whoever follows that context for the fsync has seen it; nobody calls that one.  The
+ * before the one that follows that context for the fsync has seen it; nobody calls that one.  The
  * machine is busy, so that wake-ups come late; and there are more contexts each time, so that
  * helpers left over from the last time are never enough.
  */

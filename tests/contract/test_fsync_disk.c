@@ -71,7 +71,7 @@ static void disk_close(struct disk *disk)
 		}                                                                                  \
 	} while (0)
 
-/* Hands back how many requests there are besides the fsync. */
+/* Hands back how many requests there are beside the fsync. */
 static int submit_round(struct disk *disk)
 {
 	struct iocb *batch[REQUESTS];

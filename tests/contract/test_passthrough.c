@@ -248,7 +248,7 @@ CASE(fsync_of_a_program_does_not_wait_for_its_later_requests)
 	}
 }
 
-/* More events than the ring has slots, so that whoever follows it must go round with it. */
+/* More events than the ring has slots, so that one that follows it must go round with it. */
 CASE(program_can_synchronize_again_and_again)
 {
 	SKIP_WITHOUT_KERNEL_RING();
@@ -485,7 +485,7 @@ static void expect_in_ring(io_context_t ctx, const struct iocb *iocb, long resul
 }
 
 /*
- * Without kernel AIO it is laid out like the kernel's, and whoever looks into it finds nothing.
+ * Without kernel AIO it is laid out like the kernel's, and those who look into it find nothing.
  * Reads may never get there, a POLL does.
  */
 CASE(mediated_contexts_have_a_live_ring_with_another_magic)
@@ -533,7 +533,7 @@ CASE(object_without_reaping_calls_gets_native_rings_beside_mediated_ones)
 	passing_scene_close(&passing);
 }
 
-/* Whoever shares the context may still use the library's call. */
+/* One that shares the context may still use the library's call. */
 CASE(io_getevents_works_on_a_context_of_the_other_kind)
 {
 	struct passing_scene passing;

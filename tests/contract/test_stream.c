@@ -925,7 +925,7 @@ CASE(a_request_holds_the_file_of_the_call)
 	ck_assert_mem_eq(bytes, "ab", 2);
 	/* With the last request the last reader has gone. */
 	WAIT_UNTIL(has_no_reader(ends[1]));
-	/* The number is asked anew. */
+	/* The number is asked again. */
 	io_prep_pread(&iocbs[0], number, bytes, 2, 0);
 	expect_result(ctx, &iocbs[0], 2, HERE);
 	ck_assert_mem_eq(bytes, "??", 2);
@@ -1277,7 +1277,7 @@ CASE(reads_of_counters_and_timers_do_not_wait_for_each_other)
 		close(fds[i]);
 }
 
-/* Not only the data: whoever is woken by the first event finds that of the first read. */
+/* Not only the data: the one that is woken by the first event finds that of the first read. */
 CASE(events_come_in_the_order_of_submission_when_all_data_comes_at_once)
 {
 	enum { ROUNDS = 100, COUNT = 64 };

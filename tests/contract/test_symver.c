@@ -13,7 +13,7 @@ typedef int old_getevents_function(io_context_t, long, struct io_event *, const 
 typedef int old_cancel_function(io_context_t, struct iocb *);
 typedef int old_wait_function(io_context_t, const struct timespec *);
 
-/* A pointer to a function cannot be had from one to an object by a cast that C allows. */
+/* C allows no cast from a pointer to an object to one to a function. */
 #define LOOK_UP(function, name, version)                                                           \
 	do {                                                                                       \
 		void *symbol = dlvsym(RTLD_DEFAULT, (name), (version));                            \

@@ -411,7 +411,7 @@ CASE(requests_outlive_the_thread_that_submitted_them)
 }
 
 /*
- * Reads that miss the cache, while other threads take events all the time: whoever of them comes
+ * Reads that miss the cache, while other threads take events all the time: if one of them comes
  * across the miss, the submitter is free to use descriptor, eventfd and vectors for something else
  * at once.
  */

@@ -5,7 +5,7 @@
  *
  * The scratch directory is expected on a file system like ext4 or xfs; cases that lean on what such
  * a one does say so where it is another.  What needs a device or a file system of its own makes one
- * on a loop device, and is skipped where that cannot be had.
+ * on a loop device, and is skipped where there is none.
  */
 #include "contract.h"
 
@@ -479,7 +479,7 @@ CASE(a_full_file_system_makes_writes_short_or_fail)
 }
 
 /*
- * A loop device over a scratch file, -1 where none can be had.  It is gone with its last
+ * A loop device over a scratch file, -1 where there is none.  It is gone with its last
  * descriptor.
  */
 static int loop_device(off_t bytes, int flags)

@@ -5,14 +5,14 @@
  * may be; nothing is kept of a file that nothing is in flight on.
  *
  * Method: the barrier is pure logic, so a history needs no file and no thread.  Random ones are
- * played on the barrier and on a model that keeps a list of all requests and syncs and asks it anew
+ * played on the barrier and on a model that keeps a list of all requests and syncs and asks it
  * after every step.  What the barrier hands back, and what it has of each file, must be what the
  * model expects at that step, no more and no less.  Epochs are made, sealed, filed and attached as
  * an fsync of the library does it, also a few at a time with other steps in between, as when
  * several threads submit.  Descriptors are closed and opened again, so that an epoch may be of any
  * file.
  *
- * TRUEAIO_SEED=n plays the one history with that seed.  The rules have named cases besides.
+ * TRUEAIO_SEED=n plays the one history with that seed.  The rules have named cases, too.
  */
 #include "internal.h"
 
@@ -1554,7 +1554,7 @@ START_TEST(without_memory_nothing_changes)
 	ck_assert_mem_eq(&waited_for[room.waits], &unfiled, sizeof(unfiled));
 	ck_assert_uint_lt(room.syncs, MANY);
 	ck_assert(!ta_barrier_must_wait(&barrier, 2, room.syncs, UINT64_MAX));
-	/* The record that was made for the sync that could not be had serves another. */
+	/* The record that was made for the sync that did not come about serves another. */
 	ck_assert_uint_ge(room.files, 1);
 	ck_assert_uint_lt(room.files, MANY);
 	ck_assert_mem_eq(&filed[room.files], &unfiled, sizeof(unfiled));

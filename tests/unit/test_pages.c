@@ -183,7 +183,7 @@ static size_t take_all(void)
 	return count;
 }
 
-/* A region that doubles what there is cannot be had, but one as small as the first. */
+/* No region that doubles what there is can be mapped, but one as small as the first. */
 START_TEST(what_memory_there_is_is_used)
 {
 	struct rlimit before;

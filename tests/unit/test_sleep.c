@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Goal: whoever sleeps in the kernel's ring consumes nothing there, leaves when its time, a signal
+ * Goal: who sleeps in the kernel's ring consumes nothing there, leaves when its time, a signal
  * or an event says so, and is woken by what the library ends itself, whatever has become of the
  * descriptor by which it posts; no more than one wake-up stands in a ring.
  *
@@ -128,7 +128,7 @@ static int wait_in_ring(int64_t deadline_ns, const void *mask)
 	return ta_kaio_wait((unsigned long)handle, deadline_ns, mask);
 }
 
-/* A request ends that the kernel does not have; whoever is to be woken is. */
+/* A request ends that the kernel does not have; those are woken that are to be. */
 static void complete(uintptr_t number)
 {
 	struct ta_work work = { 0 };
@@ -571,7 +571,7 @@ START_TEST(who_waits_for_several_gets_them_when_they_are_there)
 }
 END_TEST
 
-/* An event that is nobody's wakes them, and they sleep on. */
+/* An event of no request wakes them, and they sleep on. */
 START_TEST(a_stray_event_is_slept_over)
 {
 	struct sleeper sleepers[SLEEPERS];
