@@ -38,7 +38,6 @@ struct ta_epoch {
 	struct ta_barrier_file *file; /* sealed: NULL if it may be any */
 	uint64_t filed_at; /* sealed: later ones have higher numbers */
 	struct ta_barrier_wait *waits;
-	uint64_t looked_at; /* by which look of an fsync for what has ended: epoch.c */
 };
 
 enum ta_sync_state {

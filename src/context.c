@@ -25,6 +25,12 @@
 
 /* How long a retired kernel context waits for an io_setup that can use it. */
 #define RETIRE_GRACE_NS (10 * 1000000LL)
+
+/* A read at once waits for no disk: after so long its thread has left it by a jump. */
+#define READS_NS (2000 * 1000000LL)
+
+/* How far destruction moves the generation at most, as zero is skipped. */
+#define GENERATION_STEP_MAX 2
 /* A retirer destroys about 30 contexts a second; this many a thread come back within 100 ms. */
 #define RETIRED_PER_RETIRER 2
 #define RETIRERS_MAX 16
@@ -388,6 +394,7 @@ static void reset(struct ta_context *context, unsigned nr_events, enum ta_contex
 	context->ring = (struct ta_ring *)context->kernel_handle;
 	context->dying = false;
 	context->sequence = 0;
+	context->reading = 0;
 	context->sleepers = context->unaware = context->unlimited = 0;
 	context->wake_posted = false;
 	context->may_post = false;
@@ -407,6 +414,8 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 	if (result < 0)
 		return result;
 	reset(context, nr_events, mode);
+	if (mode != TA_CONTEXT_OFFLOADED)
+		atomic_store(&process->has_kernel_contexts, true);
 	if (mode == TA_CONTEXT_PASSTHROUGH)
 		result = ta_passthrough_open(context);
 	if (result < 0) {
@@ -435,6 +444,46 @@ void ta_context_leave(struct ta_context *context)
 		atomic_fetch_add(&context->inside_word, 1);
 		ta_futex_wake(&context->inside_word, 1);
 	}
+}
+
+/* The same for one that was counted in context->reading, in this generation. */
+void ta_context_leave_reads(struct ta_context *context, uint32_t generation)
+{
+	/* It may be another context by now: wait_for_reads. */
+	if (context->reading == 0 || context->generation - generation > GENERATION_STEP_MAX)
+		return;
+	if (--context->reading == 0 && context->dying) {
+		atomic_fetch_add(&context->inside_word, 1);
+		ta_futex_wake(&context->inside_word, 1);
+	}
+}
+
+/* Never to zero, which a forked child finds there. */
+static void advance_generation(struct ta_context *context, uint32_t steps)
+{
+	context->generation += steps;
+	context->generation += context->generation == 0;
+}
+
+/*
+ * The buffers of reads at once are the program's again when io_destroy returns.  A thread that has
+ * left one by a jump is not waited for.  The lock is held, and let go meanwhile.
+ */
+static void wait_for_reads(struct ta_context *context)
+{
+	int64_t deadline_ns = ta_now_ns() + READS_NS;
+	int result = 0;
+
+	while (context->reading > 0 && result != -ETIMEDOUT) {
+		uint32_t seen = atomic_load(&context->inside_word);
+
+		ta_unlock(&context->lock);
+		result = ta_futex_wait(&context->inside_word, seen, deadline_ns);
+		ta_lock(&context->lock);
+	}
+	if (context->reading > 0)
+		advance_generation(context, GENERATION_STEP_MAX);
+	context->reading = 0;
 }
 
 /* Waits until no thread is inside.  The lock is held, and let go meanwhile. */
@@ -475,8 +524,7 @@ static struct ta_context *begin_destroy(struct ta_process *process, uintptr_t ha
 		ta_lock(&context->lock);
 		unlink_context(process, context);
 		context->dying = true;
-		/* Never zero again, which a forked child finds there. */
-		context->generation += context->generation == UINT32_MAX ? 2 : 1;
+		advance_generation(context, 1);
 	}
 	ta_unlock(&process->table_lock);
 	return context;
@@ -606,6 +654,7 @@ static bool finish(struct ta_context *context)
 
 	wake_sleepers(context);
 	wait_until_left(context);
+	wait_for_reads(context);
 	if (context->mode == TA_CONTEXT_PASSTHROUGH) {
 		destroy_in_kernel(context);
 		ta_unlock(&context->lock);

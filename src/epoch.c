@@ -178,25 +178,30 @@ void ta_epochs_seal(struct ta_process *process)
 }
 
 /*
- * An epoch that a new fsync of the file would wait for, in a context that this look has not been
- * to.
+ * The contexts that a new fsync of the file would wait for, linked.  table_lock is held, so that
+ * one look at a time marks them.
  */
 static struct ta_context *concerned(struct ta_process *process,
-				    const struct ta_file_identity *identity, uint64_t look)
+				    const struct ta_file_identity *identity)
 {
 	struct ta_barrier *barrier = &process->barrier;
 	struct ta_epoch *lists[2], *epoch;
 	struct ta_context *found = NULL;
 	int i;
 
+	process->latest_look++;
 	ta_lock(&process->barrier_lock);
 	lists[0] = ta_barrier_epochs(barrier, identity->device, identity->inode);
 	lists[1] = barrier->anywhere;
-	for (i = 0; i < 2 && !found; i++) {
-		for (epoch = lists[i]; epoch && !found; epoch = epoch->next) {
-			if (epoch->looked_at != look)
-				found = epoch->context;
-			epoch->looked_at = look;
+	for (i = 0; i < 2; i++) {
+		for (epoch = lists[i]; epoch; epoch = epoch->next) {
+			struct ta_context *context = epoch->context;
+
+			if (context->looked_at == process->latest_look)
+				continue;
+			context->looked_at = process->latest_look;
+			context->concerned_next = found;
+			found = context;
 		}
 	}
 	ta_unlock(&process->barrier_lock);
@@ -208,16 +213,17 @@ static struct ta_context *concerned(struct ta_process *process,
  */
 void ta_epochs_drain(struct ta_process *process, const struct ta_file_identity *identity)
 {
-	static _Atomic uint64_t latest_look;
-	uint64_t look = atomic_fetch_add(&latest_look, 1) + 1;
-	struct ta_context *context;
+	struct ta_context *context, *following;
 
-	while ((context = concerned(process, identity, look)) != NULL) {
+	ta_lock(&process->table_lock);
+	for (context = concerned(process, identity); context; context = following) {
 		struct ta_work work = { 0 };
 
+		following = context->concerned_next;
 		ta_lock(&context->lock);
 		drain(context, &work);
 		ta_unlock(&context->lock);
 		ta_work_finish(context, &work);
 	}
+	ta_unlock(&process->table_lock);
 }

@@ -35,7 +35,7 @@
  * So long a caller waits for the first helper, which takes a millisecond; but it may be waiting for
  * a lock of malloc that the very thread holds which a handler has interrupted.
  */
-#define START_NS 500000000LL
+#define START_NS 2000000000LL
 /* The follower looks whether a second context has come. */
 #define FOLLOW_SLICE_NS 10000000LL
 #define LOOK_FIRST_NS 20000LL
@@ -119,13 +119,19 @@ static void follow_all(struct ta_context *context)
 		follow_once(context);
 }
 
-static void sleep_in(struct ta_context *context, const struct ta_signals *signals)
+/* False: not in this one. */
+static bool sleep_in(struct ta_context *context, const struct ta_signals *signals)
 {
+	bool sleeps;
+
 	ta_lock(&context->lock);
 	/* What is in the ready list is for callers, who have been told. */
-	if (context->ring && !context->dying && atomic_load(&context->owed) > 0)
+	sleeps = context->mode == TA_CONTEXT_MEDIATED && context->ring && !context->dying &&
+		 atomic_load(&context->owed) > 0;
+	if (sleeps)
 		(void)ta_sleep_in_kernel(context, ta_now_ns() + FOLLOW_SLICE_NS, signals);
 	ta_unlock(&context->lock);
+	return sleeps;
 }
 
 /*
@@ -165,9 +171,7 @@ static void *follower(void *argument)
 		if (since_ns == 0)
 			since_ns = ta_now_ns();
 		follow_all(first);
-		if (count == 1 && first->mode == TA_CONTEXT_MEDIATED)
-			sleep_in(first, &signals);
-		else
+		if (count != 1 || !sleep_in(first, &signals))
 			ta_futex_wait(&process->follow_word, seen,
 				      ta_now_ns() + ta_look_interval_ns(since_ns));
 	}
@@ -241,6 +245,12 @@ static void *first_helper(void *argument)
 
 /* The C library's own word for it, where it has one (glibc 2.32). */
 extern char __libc_single_threaded __attribute__((weak));
+
+/* False where that is not known. */
+bool ta_program_has_one_thread(void)
+{
+	return &__libc_single_threaded && __libc_single_threaded;
+}
 
 static void refuse_wanted(struct ta_process *process)
 {

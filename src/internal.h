@@ -162,6 +162,8 @@ struct ta_context {
 	struct ta_context *list_next; /* retired or free; table_lock */
 	struct ta_context *busy_next; /* among those with requests in open epochs: epoch.c */
 	struct ta_context *follow_next; /* helper_lock */
+	struct ta_context *concerned_next; /* by an fsync that looks; table_lock */
+	uint64_t looked_at; /* by which look; table_lock */
 	uint32_t
 		/* changes when io_destroy begins: whoever slept meanwhile is a stranger */
 		generation;
@@ -204,7 +206,8 @@ struct ta_context {
 	uint32_t
 		/* io_submits that are not the kernel's alone, and completions being announced */
 		inside;
-	_Atomic uint32_t inside_word; /* changes when inside falls to zero while dying */
+	uint32_t reading; /* io_submits that read at once; a handler may jump out of them */
+	_Atomic uint32_t inside_word; /* changes when inside falls to zero, or reading, while dying */
 
 	struct ta_epoch *open_epochs; /* those that new requests join */
 	struct ta_epoch *epoch_buckets[TA_EPOCH_BUCKETS]; /* the same by number */
@@ -363,6 +366,8 @@ struct ta_process {
 	_Atomic(struct ta_context *)
 		busy; /* pushed by whoever joins an epoch; taken under table_lock */
 	_Atomic bool is_sealing; /* what was taken; written under table_lock */
+	uint64_t latest_look; /* of an fsync for what has ended; table_lock */
+	_Atomic bool has_kernel_contexts; /* has ever had one */
 
 	struct ta_lock barrier_lock;
 	struct ta_barrier barrier; /* barrier_lock */
@@ -476,6 +481,7 @@ enum ta_own_kind {
 
 TA_HIDDEN int ta_own_find(enum ta_own_kind kind);
 TA_HIDDEN int ta_own_add(enum ta_own_kind kind, int fd);
+TA_HIDDEN bool ta_own_is_known(enum ta_own_kind kind);
 TA_HIDDEN void ta_own_close_inherited(void);
 
 /* ---- kaio.c: the kernel's calls -------------------------------------------------------------- */
@@ -492,6 +498,7 @@ TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN void ta_thread_becomes_foreign(int own_wake_fd);
 /* A descriptor that such a thread, or another, posts with; or a negative errno. */
 TA_HIDDEN int ta_wake_fd_make(void);
+TA_HIDDEN bool ta_kaio_can_post(void);
 
 /* ---- context.c: handles, slots, set-up and destruction --------------------------------------- */
 
@@ -533,6 +540,7 @@ TA_HIDDEN int ta_context_setup(struct ta_process *process, unsigned nr_events,
 			       enum ta_context_mode mode, io_context_t *handle);
 TA_HIDDEN int ta_context_destroy(struct ta_process *process, io_context_t handle);
 TA_HIDDEN void ta_context_leave(struct ta_context *context);
+TA_HIDDEN void ta_context_leave_reads(struct ta_context *context, uint32_t generation);
 TA_HIDDEN void *ta_retirer(void *process);
 TA_HIDDEN struct ta_slot *ta_slots_grow(struct ta_context *context);
 
@@ -759,6 +767,7 @@ TA_HIDDEN bool ta_sync_cancel(struct ta_operation *operation);
  */
 
 TA_HIDDEN int ta_service_open(enum ta_service service);
+TA_HIDDEN bool ta_program_has_one_thread(void);
 TA_HIDDEN void ta_helper_begin(struct ta_process *process);
 TA_HIDDEN bool ta_retirer_start(struct ta_process *process);
 TA_HIDDEN void ta_follow(struct ta_context *context);

@@ -150,6 +150,17 @@ static int wake_fd(void)
 }
 
 /*
+ * Will there be a descriptor when somebody is to be woken?  The program may leave itself none until
+ * then, so it is made before anybody sleeps without a limit.
+ */
+bool ta_kaio_can_post(void)
+{
+	/* Nobody else is there to wake the only thread. */
+	return ta_thread.is_foreign || ta_own_is_known(TA_OWN_WAKE) ||
+	       ta_program_has_one_thread() || wake_fd() >= 0;
+}
+
+/*
  * Puts an event that names no slot into the ring.  0, -EAGAIN when the ring is full, or another
  * negative errno.
  */

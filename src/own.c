@@ -81,6 +81,12 @@ int ta_own_find(enum ta_own_kind kind)
  * Remembers a descriptor that was just made.  Returns its number, which is another now if there was
  * room higher up.  The oldest record of its kind goes.
  */
+/* One was made, and may be gone.  No system call. */
+bool ta_own_is_known(enum ta_own_kind kind)
+{
+	return atomic_load(&latest[kind].number) != 0 || atomic_load(&next_record[kind]) != 0;
+}
+
 int ta_own_add(enum ta_own_kind kind, int fd)
 {
 	uint32_t place = atomic_fetch_add(&next_record[kind], 1) % RECORDS_A_KIND;

@@ -124,8 +124,10 @@ static long take(struct ta_context *context, struct io_event *events, long nr, s
 	if (available > nr)
 		available = nr;
 	if (ta_unlikely(!ta_memory_probe(events, (size_t)available * sizeof(*events), true))) {
-		if (has_no_room(context, events, nr, work))
+		if (has_no_room(context, events, nr, work)) {
+			ta_wake_unaware(context, work);
 			return -EFAULT;
+		}
 		reader = open_ring(context);
 	}
 	if (ta_unlikely(context->ready_head != NULL))
@@ -160,7 +162,7 @@ int64_t ta_sleep_limit_ns(const struct ta_context *context)
  */
 int ta_sleep_in_kernel(struct ta_context *context, int64_t deadline_ns, const void *mask)
 {
-	int64_t limit_ns = ta_sleep_limit_ns(context);
+	int64_t limit_ns = ta_kaio_can_post() ? ta_sleep_limit_ns(context) : SHORT_SLEEP_NS;
 	bool is_short = limit_ns != TA_NO_DEADLINE;
 	uint32_t generation = context->generation, seen = context->arrivals;
 	unsigned long kernel_handle = context->kernel_handle;
@@ -280,8 +282,10 @@ static bool look(struct ta_context *context, struct waiting *waiting, struct ta_
 		ta_wake_unaware(context, work);
 		return false;
 	}
-	if (wait->peek)
+	if (wait->peek) {
+		ta_wake_unaware(context, work);
 		return true;
+	}
 	result = take(context, wait->events + waiting->taken, wait->nr - waiting->taken, work);
 	if (result < 0) {
 		waiting->error = (int)result;

@@ -54,6 +54,7 @@ struct batch {
 	long at_once; /* of the elements, reads to be tried without waiting */
 	bool is_cut; /* before an fsync: there is more */
 	int error; /* why gathering ended early */
+	bool is_reading; /* at once, counted in context->reading */
 	bool is_blocked; /* signals are, and the context is kept */
 	struct ta_signals signals; /* those that were blocked before */
 	int checked_number; /* the descriptor that was last seen to be what it was */
@@ -413,6 +414,14 @@ static TA_COLD void settle_refused(struct batch *batch, long from)
 
 enum verdict { VERDICT_DONE, VERDICT_KERNEL, VERDICT_WORK };
 
+/* The lock is held. */
+static inline void leave_reads(struct batch *batch)
+{
+	if (batch->is_reading)
+		ta_context_leave_reads(batch->context, batch->generation);
+	batch->is_reading = false;
+}
+
 /*
  * A slot of which no more is to be done.  Its eventfd still means what it did in the call.  0, or
  * -EINVAL.
@@ -426,6 +435,8 @@ static int finish_at_once(struct batch *batch, struct ta_slot *slot, long result
 	struct ta_signals before;
 
 	ta_lock(&context->lock);
+	if (batch->turn == batch->count - 1)
+		leave_reads(batch);
 	if (context->generation != batch->generation) {
 		ta_unlock(&context->lock);
 		return -EINVAL;
@@ -500,6 +511,7 @@ static int begin_locked(struct batch *batch)
 
 	if (batch->is_blocked)
 		return 0;
+	leave_reads(batch);
 	if (context->generation != batch->generation)
 		return -EINVAL;
 	ta_signals_block(&batch->signals);
@@ -659,13 +671,22 @@ static TA_COLD long submit_mixed(struct batch *batch)
 	struct ta_context *context = batch->context;
 	long accepted;
 
-	if (batch->at_once < batch->count || ta_work_is_any(&batch->work))
+	if (batch->at_once < batch->count || ta_work_is_any(&batch->work)) {
 		(void)begin_locked(batch);
+	} else {
+		context->reading++;
+		batch->is_reading = true;
+	}
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &batch->work);
 	accepted = submit_in_order(batch);
 	if (accepted < batch->count)
 		settle_refused(batch, accepted);
+	if (ta_unlikely(batch->is_reading)) {
+		ta_lock(&context->lock);
+		leave_reads(batch);
+		ta_unlock(&context->lock);
+	}
 	end_earnest(batch);
 	return accepted;
 }
@@ -738,6 +759,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		batch.iocbs = iocbs + total;
 		batch.count = 0;
 		batch.mixed = false;
+		batch.is_reading = false;
 		batch.at_once = 0;
 		batch.is_cut = false;
 		batch.is_blocked = false;

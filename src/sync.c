@@ -190,7 +190,7 @@ static int capture(struct ta_operation *operation, const struct iocb *iocb)
 {
 	int result = ta_service_open(TA_SERVICE_WORK);
 
-	if (result == 0 && operation->context->mode == TA_CONTEXT_MEDIATED)
+	if (result == 0 && atomic_load(&ta_process()->has_kernel_contexts))
 		result = ta_service_open(TA_SERVICE_FOLLOW);
 	if (result == 0)
 		result = ta_hold_take_alone(iocb->aio_fildes, &operation->hold);

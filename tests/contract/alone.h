@@ -748,6 +748,16 @@ static inline void sleeper_start(struct sleeper *sleeper, io_context_t ctx)
 	CHILD_WAIT_UNTIL(task_is_blocked(atomic_load(&sleeper->tid)));
 }
 
+/* Without a descriptor to look with: the thread is given the time to fall asleep. */
+static inline void sleeper_start_unseen(struct sleeper *sleeper, io_context_t ctx)
+{
+	*sleeper = (struct sleeper){ .ctx = ctx };
+	CHILD_CHECK(pthread_create(&sleeper->thread, NULL, sleeper_main, sleeper) == 0);
+	CHILD_WAIT_UNTIL(atomic_load(&sleeper->tid) != 0);
+	for (int i = 0; i < 50; i++)
+		contract_pause();
+}
+
 static inline int sleeper_join(struct sleeper *sleeper)
 {
 	CHILD_WAIT_UNTIL(atomic_load(&sleeper->awake));

@@ -409,6 +409,42 @@ CASE(destroy_waits_for_a_running_io_submit)
 	holdfs_unmount(fs);
 }
 
+/*
+ * A cached read ends inside io_submit, where the pages that it is read into keep it: they come from
+ * a disk.  Nothing is written there once io_destroy has returned.
+ */
+CASE(destroy_waits_for_a_cached_read_in_a_running_io_submit)
+{
+	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
+	int cached = scratch_file(FILE_BYTES), fd;
+	struct submitter submitter = { .result = 0 };
+	struct destroyer destroyer;
+	unsigned operation;
+	char *buffer;
+
+	if (!fs)
+		SKIP("no FUSE here");
+	submitter.ctx = new_context(8);
+	fd = holdfs_open(fs, 0, O_RDWR);
+	buffer = mmap(NULL, 512, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	ck_assert_ptr_ne((void *)buffer, MAP_FAILED);
+	holdfs_hold(fs, HOLDFS_READ);
+	io_prep_pread(&submitter.iocb, cached, buffer, 512, 0);
+	worker_start(&submitter.worker, submitter_run, &submitter);
+	operation = holdfs_wait_arrived(fs, HOLDFS_READ, 0);
+	destroyer_start(&destroyer, submitter.ctx);
+	/* Not only a moment, as the kernel's io_destroy does, too. */
+	for (int i = 0; i < 20; i++)
+		worker_wait_blocked(&destroyer.worker);
+	holdfs_release(fs, operation, 0);
+	ck_assert_int_eq(destroyer_join(&destroyer), 0);
+	worker_join(&submitter.worker);
+	ck_assert_int_eq(munmap(buffer, 512), 0);
+	close(fd);
+	close(cached);
+	holdfs_unmount(fs);
+}
+
 /* The file is only held by the request: its last reference goes while the context is destroyed. */
 CASE(destroy_copes_with_the_last_reference_to_the_file)
 {

@@ -280,6 +280,77 @@ CASE(one_event_satisfies_several_queue_waits)
 	free_queue(ctx);
 }
 
+/*
+ * A thread that looks at an event and does not take it, while another sleeps that came first: it
+ * may have moved the event where the other does not look.
+ */
+
+struct refused_reaper {
+	struct worker worker;
+	io_context_t ctx;
+	struct timespec hour;
+};
+
+static void refused_reaper_run(void *argument)
+{
+	struct refused_reaper *reaper = argument;
+
+	io_getevents(reaper->ctx, 1, 1, unreadable_page(), &reaper->hour);
+}
+
+/* The order in which they wake is by chance, and on one processor mostly the bad one. */
+static void on_one_processor(cpu_set_t *before)
+{
+	cpu_set_t one;
+	int cpu = sched_getcpu();
+
+	ck_assert_int_eq(sched_getaffinity(0, sizeof(*before), before), 0);
+	CPU_ZERO(&one);
+	CPU_SET((size_t)cpu, &one);
+	ck_assert_int_eq(sched_setaffinity(0, sizeof(one), &one), 0);
+}
+
+static void look_without_taking(bool is_refused)
+{
+	struct refused_reaper refused = { .hour = { .tv_sec = 3600 } };
+	io_context_t ctx = new_queue(16);
+	struct waiter waiter;
+	struct reaper reaper;
+	struct iocb iocb;
+	int ends[2];
+
+	make_pipe(ends, 0);
+	io_prep_poll(&iocb, ends[0], POLLIN);
+	expect_submitted(ctx, &iocb, HERE);
+	reaper_start(&reaper, ctx, 1, 1, NULL);
+	reaper_wait_blocked(&reaper);
+	if (is_refused) {
+		refused.ctx = ctx;
+		worker_start(&refused.worker, refused_reaper_run, &refused);
+		worker_wait_blocked(&refused.worker);
+	} else {
+		waiter_start(&waiter, ctx, NULL);
+		worker_wait_blocked(&waiter.worker);
+	}
+	ck_assert_int_eq(write(ends[1], "x", 1), 1);
+	ck_assert_int_eq(reaper_join(&reaper), 1);
+	ck_assert_ptr_eq(reaper.events[0].obj, &iocb);
+	free_queue(ctx);
+	worker_join(is_refused ? &refused.worker : &waiter.worker);
+	close_pair(ends);
+}
+
+CASE(who_looks_and_takes_nothing_keeps_no_event_from_a_sleeper)
+{
+	cpu_set_t before;
+
+	SKIP_ON_REFERENCE("io_queue_wait never waits");
+	on_one_processor(&before);
+	for (int round = 0; round < 10; round++)
+		look_without_taking(round % 2);
+	ck_assert_int_eq(sched_setaffinity(0, sizeof(before), &before), 0);
+}
+
 CASE(a_signal_handler_ends_a_queue_wait_with_eintr)
 {
 	io_context_t ctx = new_queue(16);
