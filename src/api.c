@@ -22,7 +22,7 @@
 /* ---- set-up and destruction ------------------------------------------------------------------ */
 
 /*
- * Whoever sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever
+ * Who sets TRUEAIO_ENGINE should hear why it is not used: the one line that the library ever
  * prints.
  */
 static TA_COLD int refuse_engine(const char *line)

@@ -12,7 +12,7 @@
  * own, because the kernel reports a writeback error once per open file description, and one call
  * would swallow the other's report.
  *
- * Pure logic: no I/O, no lock, no thread.  Whoever calls holds process->barrier_lock; an epoch's
+ * Pure logic: no I/O, no lock, no thread.  The caller holds process->barrier_lock; an epoch's
  * own fields but waits belong to its context's lock, waits to both.  What has become due is handed
  * back in a list, and the caller issues it after unlocking.
  */

@@ -4,7 +4,7 @@
  * ready list; and what that sets off.
  *
  * A request that has ended is either still an event in the kernel's ring or already in the
- * context's ready list. Whoever holds the context's lock may *drain* the ring into the list.  What
+ * context's ready list. Who holds the context's lock may *drain* the ring into the list.  What
  * a step under the lock finds to do (sleepers to be woken, fsyncs whose turn has come) is collected
  * in a struct ta_work and done by ta_work_finish when the lock is free.
  *

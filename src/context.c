@@ -7,7 +7,7 @@
  * after its handle was read again under the context's lock.  A miss is settled under table_lock,
  * because a chain can change under a reader's feet.
  *
- * Destruction.  The handle and the generation of the context change first, so that whoever sleeps
+ * Destruction.  The handle and the generation of the context change first, so that who sleeps
  * there finds out when it wakes, and nobody has to be waited for who might never come back.  Waited
  * for are the library's own threads and io_submits that are not the kernel's alone, which no signal
  * interrupts.  Requests in the kernel's hands are ended by its io_destroy, which also wakes all
@@ -127,8 +127,8 @@ static void free_context(struct ta_process *process, struct ta_context *context)
 
 /*
  * How many requests an idle kernel context of this ring takes: it hands out free places in batches
- * (kernel: ioctx_alloc, req_batch).  Ours take no more, so a full context says so whoever would do
- * the work.
+ * (kernel: ioctx_alloc, req_batch).  Ours take no more, so a full context says so, whatever thread
+ * would do the work.
  */
 static uint32_t capacity_of(const struct ta_context *context)
 {
@@ -262,7 +262,7 @@ void *ta_retirer(void *argument)
 }
 
 /*
- * The context is idle and unlinked.  Without a thread to be had, the caller waits for the kernel
+ * The context is idle and unlinked.  Without a thread for it, the caller waits for the kernel
  * itself.
  */
 static void retire(struct ta_process *process, struct ta_context *context)
@@ -350,7 +350,7 @@ static int count_events(unsigned nr_events, uint32_t *event_count)
 
 /*
  * A context without the kernel's: its handle is a range of ours, laid out like the ring.  The ring
- * stays empty, for whoever looks.
+ * stays empty for all who look.
  */
 static int make_offloaded(struct ta_process *process, unsigned nr_events,
 			  struct ta_context **obtained)
@@ -605,7 +605,7 @@ static void destroy_in_kernel(struct ta_context *context)
 }
 
 /*
- * Ends what is in flight, and wakes whoever sleeps.  The lock is held, and let go meanwhile.  True:
+ * Ends what is in flight, and wakes all who sleep.  The lock is held, and let go meanwhile.  True:
  * the kernel context is idle and still there.
  */
 static bool finish_mediated(struct ta_context *context)

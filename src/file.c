@@ -64,7 +64,7 @@
 #define FAR_OFFSET (INT64_MAX - 65535)
 
 /*
- * preadv2 and pwritev2; and what can be had of them where they are missing (before Linux 4.6, in
+ * preadv2 and pwritev2; and what there is of them where they are missing (before Linux 4.6, in
  * emulators): no flag, but that which means nothing here.  -1 is the file's own position.
  */
 long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
@@ -223,7 +223,7 @@ bool ta_file_ends_at(int fd, int64_t offset, long count)
 }
 
 /*
- * The magic number; 0 if it cannot be had.  By the C library, which knows the layout of the
+ * The magic number; 0 if it is not known.  By the C library, which knows the layout of the
  * machine.
  */
 unsigned long ta_file_system_type(int fd)

@@ -12,7 +12,7 @@
  *
  * A *service* is a set of threads that is started when it is first wanted, and stays: the workers,
  * the follower, the custodian.  A request that needs one is accepted only when it is there.  One
- * that cannot be had is tried again after a second.
+ * that cannot start is tried again after a second.
  *
  * The *follower* watches contexts in which an fsync awaits something: what ends there must be
  * noticed although the program may only watch an eventfd and never call us, or be below a signal
@@ -29,7 +29,7 @@
 
 #include <limits.h>
 
-/* What is refused now may be had later: descriptors and threads come and go. */
+/* What is refused now may work later: descriptors and threads come and go. */
 #define RETRY_NS 1000000000LL
 /*
  * So long a caller waits for the first helper, which takes a millisecond; but it may be waiting for
@@ -316,7 +316,7 @@ static void begin_to_open(struct ta_process *process, enum ta_service service, u
 }
 
 /*
- * Sees to it that the service is there: 0.  -ENOSYS: its threads cannot be had.  -EAGAIN: not now,
+ * Sees to it that the service is there: 0.  -ENOSYS: its threads cannot start.  -EAGAIN: not now,
  * the first helper may be waiting for this very thread.  Signals are blocked, so no handler finds
  * this thread half-way.
  */

@@ -6,7 +6,7 @@
  * requests in flight on one file.  So operations share a hold: one that is in use is joined by a
  * request that comes by the same descriptor number, if the number still means the same inode,
  * opened with the same flags.  (The inode cannot be another one of the same number, because the
- * hold keeps it.)  A file that was closed and opened anew under its old number and flags while its
+ * hold keeps it.)  A file that was closed and opened again under its old number and flags while its
  * requests are in flight may so be reached by the old opening; for a read or write that makes no
  * difference.  An fsync is particular about its opening, which collects writeback errors: it takes
  * a hold alone.

@@ -136,7 +136,7 @@ struct ta_slot_page {
 
 /* What a descriptor is, as far as a submission must know. */
 enum ta_file_class {
-	TA_FILE_KERNEL, /* kernel AIO does all of it without waiting, or as well as can be had */
+	TA_FILE_KERNEL, /* kernel AIO does all of it without waiting, or nothing does it better */
 	TA_FILE_DEVICE, /* the same, and reads can say "would block" */
 	TA_FILE_BUFFERED, /* reads go through the page cache, and RWF_NOWAIT tells a miss */
 	TA_FILE_SLOW, /* reads go through the page cache, and only trying them tells */
@@ -165,7 +165,7 @@ struct ta_context {
 	struct ta_context *concerned_next; /* by an fsync that looks; table_lock */
 	uint64_t looked_at; /* by which look; table_lock */
 	uint32_t
-		/* changes when io_destroy begins: whoever slept meanwhile is a stranger */
+		/* changes when io_destroy begins: who slept meanwhile is a stranger */
 		generation;
 	bool is_busy; /* linked there */
 	bool is_followed; /* linked by follow_next; helper_lock */
@@ -207,7 +207,7 @@ struct ta_context {
 		/* io_submits that are not the kernel's alone, and completions being announced */
 		inside;
 	uint32_t reading; /* io_submits that read at once; a handler may jump out of them */
-	_Atomic uint32_t inside_word; /* changes when inside falls to zero, or reading, while dying */
+	_Atomic uint32_t inside_word; /* changes when one of the two falls to zero while dying */
 
 	struct ta_epoch *open_epochs; /* those that new requests join */
 	struct ta_epoch *epoch_buckets[TA_EPOCH_BUCKETS]; /* the same by number */
@@ -364,7 +364,7 @@ struct ta_process {
 	uint32_t retired_count; /* table_lock */
 	uint32_t retirers; /* threads that destroy them; table_lock */
 	_Atomic(struct ta_context *)
-		busy; /* pushed by whoever joins an epoch; taken under table_lock */
+		busy; /* pushed by who joins an epoch; taken under table_lock */
 	_Atomic bool is_sealing; /* what was taken; written under table_lock */
 	uint64_t latest_look; /* of an fsync for what has ended; table_lock */
 	_Atomic bool has_kernel_contexts; /* has ever had one */

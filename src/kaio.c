@@ -112,7 +112,7 @@ void ta_thread_becomes_foreign(int own_wake_fd)
 }
 
 /*
- * The end of a pipe that has no other: whoever asks hears at once that it is hung up.  Not an
+ * The end of a pipe that has no other: who asks hears at once that it is hung up.  Not an
  * eventfd: an emulator takes the program's file of the same number for one, and swaps its bytes.
  */
 int ta_wake_fd_make(void)

@@ -5,7 +5,7 @@
  *
  * It is prepared inside io_submit (prepare.c) and started there: carried out at once, or put into
  * its line and queue for the workers.  It belongs to the submitting thread until then, and is
- * guarded by offload_lock from then on.  Whoever carries it out ends it: its file is given back,
+ * guarded by offload_lock from then on.  Who carries it out ends it: its file is given back,
  * its event becomes visible, its line goes on, its eventfd is signalled, in this order.
  */
 #include "work.h"

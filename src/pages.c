@@ -4,8 +4,8 @@
  *
  * Pages are cut from regions that grow with what is in use: each new region is as large as all
  * before it, so a process with 40,000 contexts has a dozen of them, and a daemon that locks its
- * memory pays for little that it does not use.  A page that is put back serves whoever takes one
- * next.
+ * memory pays for little that it does not use.  A page that is put back serves the next who takes
+ * one.
  *
  * That regions stay is what makes it safe to look at an address that may be anything:
  * ta_page_is_ours tells whether it lies in a page of ours.  Their lock guards the list of free
@@ -23,7 +23,7 @@ struct free_page {
 	struct free_page *next;
 };
 
-/* The lock is held.  Where so much cannot be had, a small region may. */
+/* The lock is held.  Where there is not so much, a small region may. */
 static bool add_region(struct ta_pages *pages)
 {
 	uint32_t count = atomic_load_explicit(&pages->region_count, memory_order_relaxed);
@@ -44,7 +44,7 @@ static bool add_region(struct ta_pages *pages)
 	pages->fresh = start;
 	pages->fresh_end = pages->regions[count].end;
 	pages->page_count += wanted;
-	/* release: whoever sees the count sees the region. */
+	/* release: who sees the count sees the region. */
 	atomic_store_explicit(&pages->region_count, count + 1, memory_order_release);
 	return true;
 }

@@ -407,7 +407,7 @@ bool ta_passthrough_is_dying(struct ta_operation *operation)
 	return is_dying;
 }
 
-/* The event of a held fsync has been seen, by whoever looked at the ring. */
+/* The event of a held fsync has been seen, by the one who looked at the ring. */
 void ta_passthrough_ended(struct ta_operation *operation)
 {
 	atomic_fetch_sub(&operation->context->owed, 1);

@@ -61,7 +61,7 @@ struct ta_evidence {
 	int64_t pids, pids_max; /* of the fullest control group around this process */
 };
 
-/* What the kernel can do besides: 1, 0, or -1 where it could not be asked. */
+/* What the kernel can also do: 1, 0, or -1 where it could not be asked. */
 struct ta_features {
 	int rwf_nowait, rwf_dontcache; /* for reads of the program's own file */
 	int io_pgetevents, io_cmd_poll;

@@ -2,12 +2,12 @@
 /*
  * Reaping: io_getevents and its relatives.
  *
- * Whoever holds the context's lock takes events from the ready list and straight from the kernel's
+ * Who holds the context's lock takes events from the ready list and straight from the kernel's
  * ring: a caller that finds enough returns without a system call, with one lock, one acquire of
  * tail and one release of head.
  *
  * Waiting has no roles.  Every thread that waits in a mediated context sleeps in the kernel's
- * io_getevents until the ring is not empty, consuming nothing (kaio.c).  Whoever wakes looks under
+ * io_getevents until the ring is not empty, consuming nothing (kaio.c).  Who wakes looks under
  * the lock, takes what it is to have, and sleeps again if that is not enough.  In an offloaded
  * context they sleep on one word.  So a wait is what it is in libaio, a bare system call: it can be
  * left by siglongjmp, pthread_exit, cancellation, by a handler that calls exit or fork, or never,
@@ -20,7 +20,7 @@
  *
  * A thread that has looked and not yet slept would find an empty ring if another drained it
  * meanwhile.  So each sleeper remembers the arrivals that it has seen, and context->unaware counts
- * those who have not seen the latest.  Whoever leaves ended requests in the ready list, to return
+ * those who have not seen the latest.  Who leaves ended requests in the ready list, to return
  * or to sleep, posts a wake-up if somebody is unaware.  A waiter for more than there is, which the
  * posted wake-up wakes as well, sleeps for a moment beside the ring until the others have looked.
  *

@@ -13,7 +13,7 @@
  * nothing that comes later.
  *
  * A slot belongs to the submitting thread until the system call; from then on the kernel, or
- * whoever drains its event, has it.  A batch that was accepted whole is not touched again, since
+ * who drains its event, has it.  A batch that was accepted whole is not touched again, since
  * its slots may be in new hands by the time the system call returns.
  */
 #include "internal.h"

@@ -38,7 +38,7 @@ _Static_assert(offsetof(struct ta_ring, events) == 32, "the kernel's struct aio_
 
 /*
  * A stretch of the ring that one consumer walks; head moves locally and is published by
- * ta_ring_publish.  The ring is the program's memory: whoever scribbles over head and tail loses
+ * ta_ring_publish.  The ring is the program's memory: who scribbles over head and tail loses
  * events, but nothing outside the ring is read, and no walk is longer than the ring.  So the number
  * of events is not the one that stands there.
  */

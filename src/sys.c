@@ -257,7 +257,7 @@ int ta_thread_start(const char *name, size_t stack_bytes, void *(*function)(void
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	/* EAGAIN: there is no thread to be had. */
+	/* EAGAIN: no thread is left. */
 	for (attempt = 0; error && error != EAGAIN && attempt < 2 * STACKS; attempt++)
 		error = try_to_create(attempt, stack_bytes * STACK_FACTOR + tls_bytes, &start);
 	while (!error && !atomic_load(&start.is_read))

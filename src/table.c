@@ -5,11 +5,11 @@
  * In such a table an open file stays what it is, whatever the program does with its number; and
  * because record locks belong to a table, closing the file there drops none of the program's.  The
  * thread that owns the table has left the program's with as few copies as the kernel allows, and
- * closed them (a file of FUSE or NFS is flushed thereby, this once), so no descriptor can be handed
+ * closed them (a file of FUSE or NFS is flushed by that, once), so no descriptor can be handed
  * over at the start.  Instead the table has a *listener*, a socket with an address of the kernel's
  * choice in the abstract namespace.  A *sender* is a socket in a table of the program that is
  * connected to it: if the program closes it, or a thread has another table, another one is made
- * (own.c).  Strangers may find the address: whoever is not this process is shut out.
+ * (own.c).  Strangers may find the address: who is not this process is shut out.
  *
  * A file is sent as a message (SCM_RIGHTS), and held from that moment.  The message says where its
  * number is to be stored.  The first thread of the table that needs one takes in all that there
@@ -364,7 +364,7 @@ static int receive_one(struct ta_table *table, int receiver, struct ta_limit *be
 	else if (!(message.msg_flags & MSG_CTRUNC))
 		/* No file was sent: somebody has written to a number that he did not know. */
 		return 1;
-	/* release: whoever sees the number sees the table that it is in. */
+	/* release: who sees the number sees the table that it is in. */
 	atomic_store_explicit(place, number, memory_order_release);
 	return 1;
 }

@@ -35,7 +35,7 @@ TA_HIDDEN struct ta_inode *ta_inode_enter(struct ta_process *process,
 TA_HIDDEN void ta_inode_leave(struct ta_process *process, struct ta_inode *inode);
 /* True: it may run now.  It is in line, if it belongs there. */
 TA_HIDDEN bool ta_line_join(struct ta_operation *operation);
-/* Without offload_lock: starts the one whose turn comes thereby. */
+/* Without offload_lock: starts the one whose turn comes then. */
 TA_HIDDEN void ta_line_leave(struct ta_operation *operation);
 /* Without offload_lock: would the operation, on this file, find nobody before it? */
 TA_HIDDEN bool ta_line_is_free(const struct ta_operation *operation,
@@ -111,7 +111,7 @@ struct ta_workers {
 	uint32_t idle;
 	uint32_t running; /* operations with workers */
 	uint64_t begun; /* operations, ever */
-	int64_t paused_until_ns; /* no thread could be had; 0: one could */
+	int64_t paused_until_ns; /* no thread could be started; 0: one could */
 	_Atomic uint32_t work_word; /* changes when there is work for an idle worker */
 	struct ta_list ended; /* they want nothing but their events */
 	struct ta_hold *list_head; /* files with queued operations */

@@ -12,7 +12,7 @@
  *
  * What is over without having run (it was cancelled, or its file became ready for a POLL) is given
  * its event by a worker, too, because closing its file may wait; the supervisor does that only when
- * all workers are busy and no more are to be had.
+ * all workers are busy and no more can be started.
  *
  * Where the threads cannot have a table of their own, they stay in the program's: an operation
  * means then what its number means when it is carried out.
@@ -30,7 +30,7 @@
 #define IDLE_NS 1000000000LL
 /* With this between two new workers, those there are have a chance to be done. */
 #define GROWTH_NS 100000LL
-/* No thread could be had: the next is asked for after so long, unless a worker has gone. */
+/* No thread could be started: the next is asked for after so long, unless a worker has gone. */
 #define PAUSE_NS 1000000000LL
 
 /* ---- waking ---------------------------------------------------------------------------------- */

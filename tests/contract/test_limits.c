@@ -772,6 +772,7 @@ static void lock_all_memory(void *argument)
 	long before, one, two, after;
 	struct rlimit limit;
 	struct iocb iocb;
+	bool is_limited;
 
 	/* Counts, although nothing is in it. */
 	munmap(contract_arena, CONTRACT_ARENA_BYTES);
@@ -781,7 +782,8 @@ static void lock_all_memory(void *argument)
 	CHILD_CHECK(getrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 	limit.rlim_cur = ((rlim_t)before + LOCK_ROOM_KIBIBYTES) * 1024;
 	/* A sanitizer may have locked more than is allowed to anybody but root. */
-	if (limit.rlim_cur <= limit.rlim_max) {
+	is_limited = limit.rlim_cur <= limit.rlim_max;
+	if (is_limited) {
 		CHILD_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 		become_nobody();
 	}
@@ -790,7 +792,7 @@ static void lock_all_memory(void *argument)
 	one = status_of_process("VmLck");
 	ctx[1] = alone_context(128);
 	two = status_of_process("VmLck");
-	CHILD_CHECK_MSG(one - before <=
+	CHILD_CHECK_MSG(!is_limited || one - before <=
 				(on_threads() ? FIRST_WITH_THREADS_KIBIBYTES : FIRST_KIBIBYTES),
 			"KiB locked: %ld, with one context %ld", before, one);
 	CHILD_CHECK_MSG(two - one <= CONTEXT_KIBIBYTES, "a context locks %ld KiB", two - one);
@@ -805,7 +807,8 @@ static void lock_all_memory(void *argument)
 	alone_submit(ctx[0], &iocb, 1);
 	alone_expect_event(ctx[0], &iocb, 1);
 	after = status_of_process("VmLck");
-	CHILD_CHECK_MSG(after - two <= LOCK_ALLOWED_KIBIBYTES,
+	/* Without a limit malloc reserves 64 MiB for a thread, which count and are not there. */
+	CHILD_CHECK_MSG(!is_limited || after - two <= LOCK_ALLOWED_KIBIBYTES,
 			"KiB locked: %ld, with one context %ld, with two %ld, after work %ld",
 			before, one, two, after);
 	alone_destroy(ctx[0]);
