@@ -726,6 +726,7 @@ CASE(what_close_says_is_said_to_the_program)
 	for (int kind = 0; kind <= ALL_REQUESTS; kind++)
 		for (int separate = 0; separate < 2; separate++)
 			close_says_it(fs, (enum flushed_by)kind, separate);
+	is_fuse_told = false;
 	holdfs_unmount(fs);
 }
 
