@@ -89,10 +89,13 @@ void ta_table_lower_limit(struct ta_limit before)
 /* The program has lowered it meanwhile: what it has set comes back later. */
 static void lift_again(struct ta_limit *before)
 {
-	struct ta_limit lifted = { before->hard, before->hard };
-	struct ta_limit found = descriptor_limit(&lifted);
+	struct ta_limit found = descriptor_limit(NULL), lifted = { found.hard, found.hard };
 
-	if (found.soft < found.hard)
+	if (found.soft >= found.hard)
+		return;
+	found = descriptor_limit(&lifted);
+	/* Refused if the program has lowered the hard limit just now. */
+	if (found.hard != UINT64_MAX)
 		*before = found;
 }
 

@@ -312,7 +312,8 @@ static inline void reach(enum way way)
 		CHILD_CHECK(errno == EMFILE);
 		break;
 	case LOWERED_TO_3:
-		set_soft_limit(RLIMIT_NOFILE, 3);
+		/* The hard limit as well, as servers do. */
+		CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 3, NUMBERS }) == 0);
 		break;
 	case LOWERED_TO_1:
 		set_soft_limit(RLIMIT_NOFILE, 1);
