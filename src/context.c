@@ -436,14 +436,32 @@ int ta_context_setup(struct ta_process *process, unsigned nr_events, enum ta_con
 
 /* ---- destruction ----------------------------------------------------------------------------- */
 
+/* One of the counts that a destroyer waits for has fallen.  The lock is held. */
+static void announce_zero(struct ta_context *context, uint32_t count)
+{
+	if (count > 0 || !context->dying)
+		return;
+	atomic_fetch_add(&context->inside_word, 1);
+	ta_futex_wake(&context->inside_word, 1);
+}
+
+/* Until one of them has fallen to zero, or -ETIMEDOUT.  The lock is held, and let go meanwhile. */
+static int wait_for_zero(struct ta_context *context, int64_t deadline_ns)
+{
+	uint32_t seen = atomic_load(&context->inside_word);
+	int result;
+
+	ta_unlock(&context->lock);
+	result = ta_futex_wait(&context->inside_word, seen, deadline_ns);
+	ta_lock(&context->lock);
+	return result;
+}
+
 /* A thread that was counted in context->inside goes; the context's lock is held. */
 void ta_context_leave(struct ta_context *context)
 {
 	ta_assert(context->inside > 0);
-	if (--context->inside == 0 && context->dying) {
-		atomic_fetch_add(&context->inside_word, 1);
-		ta_futex_wake(&context->inside_word, 1);
-	}
+	announce_zero(context, --context->inside);
 }
 
 /* The same for one that was counted in context->reading, in this generation. */
@@ -452,10 +470,7 @@ void ta_context_leave_reads(struct ta_context *context, uint32_t generation)
 	/* It may be another context by now: wait_for_reads. */
 	if (context->reading == 0 || context->generation - generation > GENERATION_STEP_MAX)
 		return;
-	if (--context->reading == 0 && context->dying) {
-		atomic_fetch_add(&context->inside_word, 1);
-		ta_futex_wake(&context->inside_word, 1);
-	}
+	announce_zero(context, --context->reading);
 }
 
 /* Never to zero, which a forked child finds there. */
@@ -474,13 +489,8 @@ static void wait_for_reads(struct ta_context *context)
 	int64_t deadline_ns = ta_now_ns() + READS_NS;
 	int result = 0;
 
-	while (context->reading > 0 && result != -ETIMEDOUT) {
-		uint32_t seen = atomic_load(&context->inside_word);
-
-		ta_unlock(&context->lock);
-		result = ta_futex_wait(&context->inside_word, seen, deadline_ns);
-		ta_lock(&context->lock);
-	}
+	while (context->reading > 0 && result != -ETIMEDOUT)
+		result = wait_for_zero(context, deadline_ns);
 	if (context->reading > 0)
 		advance_generation(context, GENERATION_STEP_MAX);
 	context->reading = 0;
@@ -489,25 +499,15 @@ static void wait_for_reads(struct ta_context *context)
 /* Waits until no thread is inside.  The lock is held, and let go meanwhile. */
 static void wait_until_left(struct ta_context *context)
 {
-	while (context->inside > 0) {
-		uint32_t seen = atomic_load(&context->inside_word);
-
-		ta_unlock(&context->lock);
-		ta_futex_wait(&context->inside_word, seen, TA_NO_DEADLINE);
-		ta_lock(&context->lock);
-	}
+	while (context->inside > 0)
+		(void)wait_for_zero(context, TA_NO_DEADLINE);
 }
 
 /* Waits until the library's own operations have ended, and their eventfds are signalled. */
 static void wait_for_operations(struct ta_context *context)
 {
-	while (context->operations > 0 || context->inside > 0) {
-		uint32_t seen = atomic_load(&context->inside_word);
-
-		ta_unlock(&context->lock);
-		ta_futex_wait(&context->inside_word, seen, TA_NO_DEADLINE);
-		ta_lock(&context->lock);
-	}
+	while (context->operations > 0 || context->inside > 0)
+		(void)wait_for_zero(context, TA_NO_DEADLINE);
 }
 
 /*

@@ -272,7 +272,7 @@ int ta_custody_open(struct ta_process *process)
 	struct ta_custody *custody = process->custody;
 	int error;
 
-	/* It is there, and only there was no way to it. */
+	/* It is there; only the way to it is not. */
 	if (custody && atomic_load(&custody->error) == 0)
 		return ta_table_try(&custody->table);
 	if (!custody)

@@ -163,10 +163,8 @@ static inline void run_alone(void (*run)(void *), void *argument, const char *wh
 
 static inline void alone_proves_engine(io_context_t ctx)
 {
-	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");
-	const char *(*engine)(io_context_t) = NULL;
+	engine_function *engine = find_engine_function();
 
-	memcpy(&engine, &symbol, sizeof(engine));
 	CHILD_CHECK(!engine == on_reference());
 	if (engine)
 		CHILD_CHECK(engine(ctx) && strcmp(engine(ctx), expected_engine()) == 0);
@@ -742,18 +740,22 @@ static inline void *sleeper_main(void *argument)
 	return NULL;
 }
 
-static inline void sleeper_start(struct sleeper *sleeper, io_context_t ctx)
+static inline void sleeper_create(struct sleeper *sleeper, io_context_t ctx)
 {
 	*sleeper = (struct sleeper){ .ctx = ctx };
 	CHILD_CHECK(pthread_create(&sleeper->thread, NULL, sleeper_main, sleeper) == 0);
+}
+
+static inline void sleeper_start(struct sleeper *sleeper, io_context_t ctx)
+{
+	sleeper_create(sleeper, ctx);
 	CHILD_WAIT_UNTIL(task_is_blocked(atomic_load(&sleeper->tid)));
 }
 
 /* Without a descriptor to look with: the thread is given the time to fall asleep. */
 static inline void sleeper_start_unseen(struct sleeper *sleeper, io_context_t ctx)
 {
-	*sleeper = (struct sleeper){ .ctx = ctx };
-	CHILD_CHECK(pthread_create(&sleeper->thread, NULL, sleeper_main, sleeper) == 0);
+	sleeper_create(sleeper, ctx);
 	CHILD_WAIT_UNTIL(atomic_load(&sleeper->tid) != 0);
 	for (int i = 0; i < 50; i++)
 		contract_pause();

@@ -222,19 +222,29 @@ static inline bool forks_wipe(void)
 			SKIP("a child may find AddressSanitizer's own locks taken");               \
 	} while (0)
 
-static inline void prove_engine(io_context_t ctx)
+typedef const char *engine_function(io_context_t);
+
+/* The library's trueaio_engine; NULL: it is none of ours. */
+static inline engine_function *find_engine_function(void)
 {
 	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");
-	const char *(*engine)(io_context_t);
+	engine_function *engine;
+
+	memcpy(&engine, &symbol, sizeof(engine));
+	return engine;
+}
+
+static inline void prove_engine(io_context_t ctx)
+{
+	engine_function *engine = find_engine_function();
 	const char *name;
 
 	contract_engine_proved = true;
 	if (on_reference()) {
-		ck_assert_msg(!symbol, "this is not the reference library");
+		ck_assert_msg(!engine, "this is not the reference library");
 		return;
 	}
-	ck_assert_msg(symbol != NULL, "this is not trueaio");
-	memcpy(&engine, &symbol, sizeof(engine));
+	ck_assert_msg(engine != NULL, "this is not trueaio");
 	name = engine(ctx);
 	ck_assert_msg(name && strcmp(name, expected_engine()) == 0, "served by %s instead of %s",
 		      name ? name : "nothing", expected_engine());

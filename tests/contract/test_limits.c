@@ -704,18 +704,10 @@ static void refuse_call(unsigned number, int error)
  * fsync there waits for what is in flight in the first one, which nobody looks at.
  */
 
-static const char *engine_of(io_context_t ctx)
-{
-	const char *(*engine)(io_context_t) = NULL;
-	void *symbol = dlsym(RTLD_DEFAULT, "trueaio_engine");
-
-	memcpy(&engine, &symbol, sizeof(symbol));
-	return engine(ctx);
-}
-
 static void synchronize_on_the_other_engine(void *argument)
 {
 	struct flight *flight = argument;
+	engine_function *engine_of = find_engine_function();
 	io_context_t first = NULL, second = NULL;
 	struct iocb sync;
 
@@ -792,8 +784,8 @@ static void lock_all_memory(void *argument)
 	one = status_of_process("VmLck");
 	ctx[1] = alone_context(128);
 	two = status_of_process("VmLck");
-	CHILD_CHECK_MSG(!is_limited || one - before <=
-				(on_threads() ? FIRST_WITH_THREADS_KIBIBYTES : FIRST_KIBIBYTES),
+	CHILD_CHECK_MSG(!is_limited || one - before <= (on_threads() ? FIRST_WITH_THREADS_KIBIBYTES
+								     : FIRST_KIBIBYTES),
 			"KiB locked: %ld, with one context %ld", before, one);
 	CHILD_CHECK_MSG(two - one <= CONTEXT_KIBIBYTES, "a context locks %ld KiB", two - one);
 	memset(bytes, pattern_at(0), sizeof(bytes));

@@ -469,6 +469,15 @@ static void object_submits(struct passing_scene *passing, struct iocb *iocb)
 	ck_assert_int_eq(passing->object.submit(passing->ctx, 1, &iocb), 1);
 }
 
+/* A write by the object, in flight until the disk lets it go. */
+static void submit_held_write(struct passing_scene *passing, struct iocb *write)
+{
+	prepare_write(write, passing->scene.fd, 0);
+	holdfs_hold(passing->scene.fs, HOLDFS_WRITE);
+	object_submits(passing, write);
+	wait_operation(passing->scene.fs, HOLDFS_WRITE, SUBJECT, 0);
+}
+
 /* The next event, as a program of its own kind takes it. */
 static void expect_in_ring(io_context_t ctx, const struct iocb *iocb, long result)
 {
@@ -541,11 +550,8 @@ CASE(io_getevents_works_on_a_context_of_the_other_kind)
 	struct reaper reaper;
 
 	PASSING_SCENE_OPEN(&passing);
-	prepare_write(&write, passing.scene.fd, 0);
+	submit_held_write(&passing, &write);
 	prepare_sync(&sync, passing.scene.fd, IO_CMD_FSYNC);
-	holdfs_hold(passing.scene.fs, HOLDFS_WRITE);
-	object_submits(&passing, &write);
-	wait_operation(passing.scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	reaper_start(&reaper, passing.ctx, 2, 2, NULL);
 	reaper_wait_blocked(&reaper);
 	object_submits(&passing, &sync);
@@ -563,11 +569,8 @@ CASE(fsync_of_a_mediated_context_waits_for_a_passed_through_request)
 	struct iocb write, sync;
 
 	PASSING_SCENE_OPEN(&passing);
-	prepare_write(&write, passing.scene.fd, 0);
+	submit_held_write(&passing, &write);
 	prepare_sync(&sync, passing.scene.fd, IO_CMD_FSYNC);
-	holdfs_hold(passing.scene.fs, HOLDFS_WRITE);
-	object_submits(&passing, &write);
-	wait_operation(passing.scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	expect_submitted(passing.scene.ctx, &sync, HERE);
 	if (sync_is_held(&passing.scene, 0)) {
 		holdfs_release_all(passing.scene.fs);
@@ -658,11 +661,8 @@ CASE(passed_through_fsync_waits_in_io_submit_where_no_thread_starts)
 	if (UNDER_THREAD_SANITIZER)
 		SKIP("earlier cases in this process have started the threads");
 	PASSING_SCENE_OPEN(&passing);
-	prepare_write(&write, passing.scene.fd, 0);
+	submit_held_write(&passing, &write);
 	prepare_sync(&sync, passing.scene.fd, IO_CMD_FSYNC);
-	holdfs_hold(passing.scene.fs, HOLDFS_WRITE);
-	object_submits(&passing, &write);
-	wait_operation(passing.scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	syncs_before = syncs(&passing.scene);
 	submitter.iocb = &sync;
 	worker_start(&submitter.worker, submit_without_threads, &submitter);
