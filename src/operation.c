@@ -85,6 +85,12 @@ static void count(struct ta_process *process, struct ta_operation *operation)
 		atomic_fetch_add(&process->reads_offloaded, 1);
 }
 
+/* A read that has found its pages missing, and has told the kernel to fetch them. */
+static bool was_tried(const struct ta_operation *operation)
+{
+	return operation->slot && operation->slot->flags & TA_SLOT_AT_ONCE;
+}
+
 /* offload_lock is held. */
 static struct ta_call share_and_queue(struct ta_operation *operation)
 {
@@ -93,7 +99,12 @@ static struct ta_call share_and_queue(struct ta_operation *operation)
 	if (operation->state != TA_OPERATION_NEW)
 		return (struct ta_call){ 0 };
 	operation->state = TA_OPERATION_IN_LINE;
-	return ta_line_join(operation) ? queue(operation) : (struct ta_call){ 0 };
+	if (!ta_line_join(operation))
+		return (struct ta_call){ 0 };
+	if (!was_tried(operation))
+		return queue(operation);
+	ta_queue_push(ta_workers_get(), operation);
+	return ta_workers_call_for_read(ta_workers_get(), operation);
 }
 
 /*

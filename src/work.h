@@ -118,6 +118,7 @@ struct ta_workers {
 	struct ta_hold *list_tail;
 
 	_Atomic uint32_t supervisor_word; /* changes when there is work for the supervisor */
+	bool looks_again; /* soon, without being woken */
 	struct ta_hold *closing; /* by threads of the program */
 	bool receive_wanted;
 	_Atomic uint32_t received_word; /* changes when what was on its way has come */
@@ -160,6 +161,9 @@ struct ta_call {
 	bool supervisor;
 };
 TA_HIDDEN struct ta_call ta_workers_call(struct ta_workers *workers, uint32_t operations);
+/* The same for a read that was queued just now, and is on its way from the disk already. */
+TA_HIDDEN struct ta_call ta_workers_call_for_read(struct ta_workers *workers,
+						  const struct ta_operation *operation);
 TA_HIDDEN void ta_workers_wake(struct ta_workers *workers, struct ta_call call);
 TA_HIDDEN void ta_workers_announce(struct ta_workers *workers, uint32_t operations);
 TA_HIDDEN void ta_workers_wake_supervisor(struct ta_workers *workers);

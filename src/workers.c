@@ -30,6 +30,10 @@
 #define IDLE_NS 1000000000LL
 /* With this between two new workers, those there are have a chance to be done. */
 #define GROWTH_NS 100000LL
+/* As many workers as this are woken for the reads of one file that are on their way. */
+#define READERS_A_FILE 2
+/* While something is queued, what the workers get on with is looked at so often. */
+#define LOOK_NS 250000LL
 /* No thread could be started: the next is asked for after so long, unless a worker has gone. */
 #define PAUSE_NS 1000000000LL
 
@@ -47,6 +51,12 @@ static bool may_grow(const struct ta_workers *workers)
 	       (workers->paused_until_ns == 0 || ta_now_ns() >= workers->paused_until_ns);
 }
 
+/* Could one more worker be set to work? */
+static bool has_more(const struct ta_workers *workers)
+{
+	return workers->idle > 0 || may_grow(workers);
+}
+
 static bool must_grow(const struct ta_workers *workers)
 {
 	return workers->idle == 0 && may_grow(workers) && ta_queue_has_work(workers);
@@ -55,7 +65,7 @@ static bool must_grow(const struct ta_workers *workers)
 /* Is it left to the supervisor to give operations their events? */
 static bool must_end_alone(const struct ta_workers *workers)
 {
-	return workers->ended.head && workers->idle == 0 && !may_grow(workers);
+	return workers->ended.head && !has_more(workers);
 }
 
 struct ta_call ta_workers_call(struct ta_workers *workers, uint32_t operations)
@@ -68,6 +78,21 @@ struct ta_call ta_workers_call(struct ta_workers *workers, uint32_t operations)
 	if (call.workers > 0)
 		atomic_fetch_add(&workers->work_word, 1);
 	return call;
+}
+
+/*
+ * The kernel fetches its pages since it was tried, so that one thread can wait for those of a file
+ * in turn: it finds most of them there, and nobody is woken for each.  The supervisor sees to it
+ * that none waits for long behind one that does not come.
+ */
+struct ta_call ta_workers_call_for_read(struct ta_workers *workers,
+					const struct ta_operation *operation)
+{
+	const struct ta_hold *file = operation->hold;
+
+	if (file->queue.head == operation && file->inode->running[0] < READERS_A_FILE)
+		return ta_workers_call(workers, 1);
+	return (struct ta_call){ .supervisor = !workers->looks_again && has_more(workers) };
 }
 
 void ta_workers_wake(struct ta_workers *workers, struct ta_call call)
@@ -202,36 +227,51 @@ static void tidy_up(struct ta_workers *workers)
 	}
 }
 
-/*
- * Starts one worker if there is need.  When to look again: after a moment, whether that was enough;
- * or when another can be asked for.
- */
-static int64_t grow(struct ta_workers *workers, uint64_t *begun)
+/* When to look again. */
+static int64_t start_worker(struct ta_workers *workers)
 {
 	struct ta_process *process = ta_process();
-	bool is_wanted, is_stuck;
-	int64_t look_again_ns;
+	int64_t look_again_ns = ta_now_ns() + GROWTH_NS;
 
-	ta_lock(&process->offload_lock);
-	is_wanted = must_grow(workers);
-	/* As long as workers get on with it, two for each CPU are enough. */
-	is_stuck = workers->begun == *begun || workers->workers < 2 * ta_possible_cpus();
-	*begun = workers->begun;
-	if (is_wanted && is_stuck)
-		workers->workers++;
-	look_again_ns = is_wanted		       ? ta_now_ns() + GROWTH_NS
-			: workers->paused_until_ns > 0 ? workers->paused_until_ns
-						       : TA_NO_DEADLINE;
-	ta_unlock(&process->offload_lock);
-	if (!is_wanted || !is_stuck)
-		return look_again_ns;
 	if (ta_thread_start("trueaio-worker", STACK_BYTES, worker, workers) == 0)
 		return look_again_ns;
 	ta_lock(&process->offload_lock);
 	workers->workers--;
+	workers->looks_again = false;
 	look_again_ns = workers->paused_until_ns = ta_now_ns() + PAUSE_NS;
 	ta_unlock(&process->offload_lock);
 	return look_again_ns;
+}
+
+/*
+ * Wakes or starts one worker if there is need.  When to look again: after a moment, whether that
+ * was enough; or when another can be asked for.
+ */
+static int64_t grow(struct ta_workers *workers, uint64_t *begun)
+{
+	struct ta_process *process = ta_process();
+	bool has_work, is_stuck, must_start;
+	struct ta_call call = { 0 };
+	int64_t look_again_ns = TA_NO_DEADLINE;
+
+	ta_lock(&process->offload_lock);
+	has_work = ta_queue_has_work(workers);
+	is_stuck = workers->begun == *begun;
+	*begun = workers->begun;
+	/* As long as workers get on with it, two for each CPU are enough. */
+	must_start = must_grow(workers) && (is_stuck || workers->workers < 2 * ta_possible_cpus());
+	workers->workers += must_start;
+	if (has_work && is_stuck)
+		call = ta_workers_call(workers, 1);
+	workers->looks_again = has_work && has_more(workers);
+	if (workers->looks_again)
+		look_again_ns = ta_now_ns() + LOOK_NS;
+	else if (workers->paused_until_ns > 0)
+		look_again_ns = workers->paused_until_ns;
+	ta_unlock(&process->offload_lock);
+	call.supervisor = false;
+	ta_workers_wake(workers, call);
+	return must_start ? start_worker(workers) : look_again_ns;
 }
 
 static void end_alone(struct ta_workers *workers)

@@ -919,3 +919,57 @@ CASE(a_server_that_does_not_answer_holds_nobody_up)
 	}
 	holdfs_unmount(fs);
 }
+
+#define STUCK 6
+
+/*
+ * One read after the other whose buffer is a page of a file that its server keeps back: each ends
+ * up with a thread that does not come back from it.
+ */
+static void submit_stuck_reads(io_context_t ctx, struct holdfs *fs, int file, struct iocb *stuck)
+{
+	int buffers = holdfs_open(fs, 0, O_RDONLY);
+	char *pages = mmap(NULL, STUCK * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, buffers, 0);
+	unsigned arrived = holdfs_log_length(fs);
+
+	ck_assert(pages != MAP_FAILED);
+	madvise(pages, STUCK * PAGE, MADV_RANDOM);
+	close(buffers);
+	holdfs_hold(fs, HOLDFS_ALL);
+	for (int i = 0; i < STUCK; i++) {
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		io_prep_pread(&stuck[i], file, pages + i * PAGE, PAGE, i * PAGE);
+		expect_submitted(ctx, &stuck[i], HERE);
+		holdfs_wait_arrived(fs, HOLDFS_READ, arrived + (unsigned)i);
+	}
+}
+
+CASE(reads_that_do_not_come_hold_up_no_others_of_their_file)
+{
+	io_context_t ctx = new_context(2 * STUCK);
+	int file = scratch_file(FILE_BYTES);
+	struct iocb stuck[STUCK], iocb;
+	char data[PAGE];
+	struct holdfs *fs;
+
+	SKIP_ON_REFERENCE("a read waits for its buffer in io_submit");
+	fs = holdfs_mount(1, STUCK * PAGE);
+	if (!fs)
+		SKIP("no FUSE here");
+	if (!place_wants_alignment(file))
+		SKIP("TMPDIR is not on a disk file system");
+	posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
+	submit_stuck_reads(ctx, fs, file, stuck);
+	for (int round = 0; round < 5; round++) {
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		io_prep_pread(&iocb, file, data, PAGE, (STUCK + round) * PAGE);
+		expect_result(ctx, &iocb, PAGE, HERE);
+		expect_pattern(data, (STUCK + round) * PAGE, PAGE, HERE);
+	}
+	holdfs_release_all(fs);
+	for (int i = 0; i < STUCK; i++)
+		ck_assert_int_eq((long)take_event(ctx, HERE).res, PAGE);
+	free_context(ctx);
+	close(file);
+	holdfs_unmount(fs);
+}
