@@ -316,8 +316,11 @@ static void print_route(const char *what, enum route route)
 	case ROUTE_KERNEL:
 		printf("kernel AIO\n");
 		break;
+	case ROUTE_AT_ONCE:
+		printf("at once, inside io_submit\n");
+		break;
 	case ROUTE_TRIAL:
-		printf("kernel AIO with RWF_NOWAIT; what would wait, to worker threads\n");
+		printf("at once what is in the page cache; the rest by worker threads\n");
 		break;
 	case ROUTE_WORKERS:
 		printf("worker threads\n");

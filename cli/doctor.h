@@ -43,7 +43,8 @@ enum route {
 	ROUTE_NOT_KNOWN,
 	ROUTE_REFUSED, /* by the kernel, with an error */
 	ROUTE_KERNEL,
-	ROUTE_TRIAL, /* kernel AIO with RWF_NOWAIT, the rest by the workers */
+	ROUTE_AT_ONCE, /* inside io_submit, and cannot wait more than there */
+	ROUTE_TRIAL, /* the same for what is in the page cache, the rest by the workers */
 	ROUTE_WORKERS,
 	ROUTE_WORKERS_IN_TURN, /* one request at a time */
 	ROUTE_KERNEL_OR_HELD, /* an fsync: kernel AIO, or if it was held the workers */

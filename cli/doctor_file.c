@@ -191,15 +191,23 @@ static void route_on_kernel_aio(const struct system_facts *system, enum ta_file_
 				struct file_facts *facts)
 {
 	facts->direct_reads = ROUTE_KERNEL;
+	facts->buffered_reads = ROUTE_KERNEL;
 	facts->writes = ROUTE_KERNEL;
 	facts->syncs = system->has_workers ? ROUTE_KERNEL_OR_HELD : ROUTE_KERNEL;
 	switch (class) {
 	case TA_FILE_KERNEL:
-		facts->buffered_reads = ROUTE_KERNEL;
+		break;
+	case TA_FILE_MEMORY:
+		facts->buffered_reads = facts->writes = ROUTE_AT_ONCE;
 		break;
 	case TA_FILE_DEVICE:
+		facts->buffered_reads = ROUTE_AT_ONCE;
+		break;
 	case TA_FILE_BUFFERED:
+	case TA_FILE_CACHED:
+	case TA_FILE_SYNCHRONOUS:
 		facts->buffered_reads = with_workers(system, ROUTE_TRIAL);
+		facts->writes = ROUTE_AT_ONCE;
 		break;
 	case TA_FILE_SLOW:
 		facts->buffered_reads = with_workers(system, ROUTE_WORKERS);
@@ -211,22 +219,23 @@ static void route_on_kernel_aio(const struct system_facts *system, enum ta_file_
 	}
 }
 
-static void route_on_workers(enum ta_file_class class, struct file_facts *facts)
+/* The workers have what would be the kernel's. */
+static void route_without_kernel_aio(struct file_facts *facts)
 {
-	enum route route = class == TA_FILE_STREAM ? ROUTE_WORKERS_IN_TURN : ROUTE_WORKERS;
-
-	facts->buffered_reads = facts->direct_reads = facts->writes = route;
-	facts->syncs = ROUTE_WORKERS;
+	if (facts->buffered_reads == ROUTE_KERNEL)
+		facts->buffered_reads = ROUTE_WORKERS;
+	if (facts->writes == ROUTE_KERNEL)
+		facts->writes = ROUTE_WORKERS;
+	facts->direct_reads = facts->syncs = ROUTE_WORKERS;
 }
 
 /* fd is -1 for what was not opened. */
 static void route_requests(const struct system_facts *system, int fd, enum ta_file_class class,
 			   struct file_facts *facts)
 {
-	if (system->engine == ENGINE_NATIVE)
-		route_on_kernel_aio(system, class, facts);
-	else
-		route_on_workers(class, facts);
+	route_on_kernel_aio(system, class, facts);
+	if (system->engine != ENGINE_NATIVE)
+		route_without_kernel_aio(facts);
 	if (ta_file_cannot_sync(fd, facts->mode))
 		facts->syncs = ROUTE_REFUSED;
 	if (facts->takes_direct == 0 || (!S_ISREG(facts->mode) && !S_ISBLK(facts->mode)))
@@ -244,10 +253,10 @@ static void look_inside(int fd, const struct system_facts *system, struct file_f
 
 	facts->is_opened = true;
 	facts->says_would_block = ta_probe_read_flags(fd, RWF_NOWAIT);
-	/* Found out by the first read that cannot say "would block". */
-	if (S_ISREG(facts->mode) && facts->says_would_block == 0)
-		class = ta_file_classify_slow(fd);
-	facts->is_in_memory = S_ISREG(facts->mode) && class == TA_FILE_KERNEL;
+	if (S_ISREG(facts->mode))
+		class = ta_file_settle(fd, facts->says_would_block != 0);
+	facts->is_in_memory =
+		S_ISREG(facts->mode) && (class == TA_FILE_MEMORY || class == TA_FILE_KERNEL);
 	if (S_ISREG(facts->mode) || S_ISBLK(facts->mode)) {
 		facts->takes_dontcache = ta_probe_read_flags(fd, RWF_DONTCACHE);
 		look_at_direct(fd, facts);

@@ -176,8 +176,8 @@ static struct json_object *route_object(const struct system_facts *system, enum 
 	steps = json_object_new_array();
 	if (route == ROUTE_KERNEL || route == ROUTE_KERNEL_OR_HELD)
 		json_object_array_add(steps, text_object("kernel_aio"));
-	if (route == ROUTE_TRIAL)
-		json_object_array_add(steps, text_object("kernel_aio_nowait"));
+	if (route == ROUTE_AT_ONCE || route == ROUTE_TRIAL)
+		json_object_array_add(steps, text_object("at_once"));
 	if (route == ROUTE_WAITING)
 		json_object_array_add(steps, text_object("io_submit"));
 	if (route == ROUTE_TRIAL || route == ROUTE_KERNEL_OR_HELD || route == ROUTE_WORKERS ||

@@ -394,7 +394,7 @@ static void reset(struct ta_context *context, unsigned nr_events, enum ta_contex
 	context->ring = (struct ta_ring *)context->kernel_handle;
 	context->dying = false;
 	context->sequence = 0;
-	context->reading = 0;
+	context->at_once = 0;
 	context->sleepers = context->unaware = context->unlimited = 0;
 	context->wake_posted = false;
 	context->may_post = false;
@@ -464,13 +464,13 @@ void ta_context_leave(struct ta_context *context)
 	announce_zero(context, --context->inside);
 }
 
-/* The same for one that was counted in context->reading, in this generation. */
-void ta_context_leave_reads(struct ta_context *context, uint32_t generation)
+/* The same for one that was counted in context->at_once, in this generation. */
+void ta_context_leave_at_once(struct ta_context *context, uint32_t generation)
 {
-	/* It may be another context by now: wait_for_reads. */
-	if (context->reading == 0 || context->generation - generation > GENERATION_STEP_MAX)
+	/* It may be another context by now: wait_for_brief_ones. */
+	if (context->at_once == 0 || context->generation - generation > GENERATION_STEP_MAX)
 		return;
-	announce_zero(context, --context->reading);
+	announce_zero(context, --context->at_once);
 }
 
 /* Never to zero, which a forked child finds there. */
@@ -484,16 +484,16 @@ static void advance_generation(struct ta_context *context, uint32_t steps)
  * The buffers of reads at once are the program's again when io_destroy returns.  A thread that has
  * left one by a jump is not waited for.  The lock is held, and let go meanwhile.
  */
-static void wait_for_reads(struct ta_context *context)
+static void wait_for_brief_ones(struct ta_context *context)
 {
 	int64_t deadline_ns = ta_now_ns() + READS_NS;
 	int result = 0;
 
-	while (context->reading > 0 && result != -ETIMEDOUT)
+	while (context->at_once > 0 && result != -ETIMEDOUT)
 		result = wait_for_zero(context, deadline_ns);
-	if (context->reading > 0)
+	if (context->at_once > 0)
 		advance_generation(context, GENERATION_STEP_MAX);
-	context->reading = 0;
+	context->at_once = 0;
 }
 
 /* Waits until no thread is inside.  The lock is held, and let go meanwhile. */
@@ -654,7 +654,7 @@ static bool finish(struct ta_context *context)
 
 	wake_sleepers(context);
 	wait_until_left(context);
-	wait_for_reads(context);
+	wait_for_brief_ones(context);
 	if (context->mode == TA_CONTEXT_PASSTHROUGH) {
 		destroy_in_kernel(context);
 		ta_unlock(&context->lock);

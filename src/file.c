@@ -56,6 +56,9 @@
 #ifndef CIFS_SUPER_MAGIC
 #define CIFS_SUPER_MAGIC 0xFF534D42
 #endif
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
 #ifndef SMB2_SUPER_MAGIC
 #define SMB2_SUPER_MAGIC 0xFE534D42
 #endif
@@ -193,6 +196,16 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	return 0;
 }
 
+/* The major number of file systems that are on no disk of their own. */
+#define NO_DISK 0
+
+/* Is it kept on a disk, by a file system of this machine or none at all? */
+bool ta_file_is_on_disk(const struct ta_file_identity *identity)
+{
+	return S_ISBLK(identity->mode) ||
+	       (S_ISREG(identity->mode) && major(identity->device) != NO_DISK);
+}
+
 /* Character devices that are memory: null, zero, full, random.  They never wait. */
 static bool is_memory_device(uint32_t mode, uint64_t node)
 {
@@ -236,32 +249,10 @@ unsigned long ta_file_system_type(int fd)
 	return known ? (unsigned long)status.f_type : 0;
 }
 
-/*
- * File systems whose reads are memory copies, or whose files compute their contents: they never
- * wait for a disk.
- */
-static bool is_memory_file_system(int fd)
-{
-	switch (ta_file_system_type(fd)) {
-	case TMPFS_MAGIC:
-	case RAMFS_MAGIC:
-	case HUGETLBFS_MAGIC:
-	case PROC_SUPER_MAGIC:
-	case SYSFS_MAGIC:
-	case DEBUGFS_MAGIC:
-	case TRACEFS_MAGIC:
-	case CGROUP_SUPER_MAGIC:
-	case CGROUP2_SUPER_MAGIC:
-		return true;
-	default:
-		return false;
-	}
-}
-
 /* File systems whose files have a server, which is told of each close. */
-static bool has_server(int fd)
+static bool has_server(unsigned long file_system)
 {
-	switch (ta_file_system_type(fd)) {
+	switch (file_system) {
 	case FUSE_SUPER_MAGIC:
 	case NFS_SUPER_MAGIC:
 	case SMB_SUPER_MAGIC:
@@ -283,7 +274,7 @@ static bool has_server(int fd)
 bool ta_file_close_has_effects(int fd, uint32_t mode, long file_flags)
 {
 	return (S_ISREG(mode) || S_ISDIR(mode)) && (file_flags & O_ACCMODE) != O_RDONLY &&
-	       has_server(fd);
+	       has_server(ta_file_system_type(fd));
 }
 
 /*
@@ -341,7 +332,9 @@ enum ta_file_class ta_file_classify(int fd, bool *is_direct)
 	case S_IFREG:
 	case S_IFBLK:
 		*is_direct = flags & O_DIRECT;
-		return *is_direct ? TA_FILE_KERNEL : TA_FILE_BUFFERED;
+		if (*is_direct)
+			return TA_FILE_KERNEL;
+		return flags & O_DSYNC ? TA_FILE_SYNCHRONOUS : TA_FILE_BUFFERED;
 	default:
 		return TA_FILE_KERNEL;
 	}
@@ -368,12 +361,37 @@ bool ta_file_has_position(int fd)
 }
 
 /*
- * The class of a file whose reads cannot say "would block".  With no lock held: its file system is
- * asked, which may be a server.
+ * The class of a file that goes through the page cache, by its file system; says_would_block: as
+ * far as is known.  With no lock held: the file system may have a server.
  */
-enum ta_file_class ta_file_classify_slow(int fd)
+enum ta_file_class ta_file_settle(int fd, bool says_would_block)
 {
-	return is_memory_file_system(fd) ? TA_FILE_KERNEL : TA_FILE_SLOW;
+	struct ta_file_identity identity = { 0 };
+	enum ta_file_class on_disk = says_would_block ? TA_FILE_CACHED : TA_FILE_SLOW;
+
+	/* A device is not where its name is. */
+	if (ta_file_identify(fd, &identity) < 0 || !S_ISREG(identity.mode))
+		return S_ISBLK(identity.mode) ? on_disk : TA_FILE_KERNEL;
+	switch (ta_file_system_type(fd)) {
+	case TMPFS_MAGIC:
+	case RAMFS_MAGIC:
+		return TA_FILE_MEMORY;
+	case HUGETLBFS_MAGIC:
+	case PROC_SUPER_MAGIC:
+	case SYSFS_MAGIC:
+	case DEBUGFS_MAGIC:
+	case TRACEFS_MAGIC:
+	case CGROUP_SUPER_MAGIC:
+	case CGROUP2_SUPER_MAGIC:
+		/* They compute their contents, and not all have the calls that kernel AIO needs. */
+		return TA_FILE_KERNEL;
+	case EXT4_SUPER_MAGIC:
+	case F2FS_SUPER_MAGIC:
+	case XFS_SUPER_MAGIC:
+		return on_disk;
+	default:
+		return TA_FILE_SLOW;
+	}
 }
 
 /*
@@ -441,9 +459,6 @@ static bool has_no_read(int fd, uint32_t mode)
 					 name_begins(fd, "anon_inode:inotify")));
 }
 
-/* The major number of file systems that are on no disk. */
-#define NO_DISK 0
-
 /* Does the kernel have no asynchronous read or write for the file: does io_submit say EINVAL? */
 bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bool is_write)
 {
@@ -496,7 +511,7 @@ static bool takes_flags(int fd, long file_flags, const struct ta_file_identity *
 {
 	switch (identity->mode & S_IFMT) {
 	case S_IFREG:
-		if (has_server(fd))
+		if (has_server(ta_file_system_type(fd)))
 			return false;
 		break;
 	case S_IFBLK:

@@ -80,6 +80,19 @@ static inline uint64_t ta_iocb_field(const struct iocb *iocb, size_t place)
 	return value;
 }
 
+static inline bool ta_iocb_is_transfer(const struct iocb *iocb)
+{
+	switch (iocb->aio_lio_opcode) {
+	case IO_CMD_PREAD:
+	case IO_CMD_PREADV:
+	case IO_CMD_PWRITE:
+	case IO_CMD_PWRITEV:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* What the kernel refuses before it looks at anything else. */
 static inline bool ta_iocb_is_malformed(const struct iocb *iocb)
 {
@@ -99,7 +112,9 @@ enum ta_slot_state {
 /* slot->flags */
 #define TA_SLOT_KEY_CLEARED 0x01u /* refused so late that the kernel would have cleared the key */
 #define TA_SLOT_CANCELLED 0x02u /* io_cancel has said so */
-#define TA_SLOT_AT_ONCE 0x04u /* a read to be tried without waiting, inside io_submit */
+#define TA_SLOT_AT_ONCE 0x04u /* the thread of io_submit is to carry it out */
+#define TA_SLOT_BRIEF 0x08u /* ... within a moment: in no epoch until then */
+#define TA_SLOT_TRIED 0x10u /* a read that has asked the kernel to fetch what it missed */
 
 /*
  * Guarded by the context's lock; one that is being submitted belongs to the thread that submits it.
@@ -116,6 +131,7 @@ struct ta_slot {
 	uint64_t sequence; /* by age of submission: io_cancel takes the oldest match */
 	uint8_t state;
 	uint8_t flags;
+	uint8_t file_class; /* of its descriptor, when it was submitted */
 };
 
 _Static_assert(sizeof(struct iocb) == 64, "the kernel's struct iocb");
@@ -137,9 +153,12 @@ struct ta_slot_page {
 /* What a descriptor is, as far as a submission must know. */
 enum ta_file_class {
 	TA_FILE_KERNEL, /* kernel AIO does all of it without waiting, or nothing does it better */
-	TA_FILE_DEVICE, /* the same, and reads can say "would block" */
-	TA_FILE_BUFFERED, /* reads go through the page cache, and RWF_NOWAIT tells a miss */
-	TA_FILE_SLOW, /* reads go through the page cache, and only trying them tells */
+	TA_FILE_MEMORY, /* a regular file in memory: nothing of it ever waits */
+	TA_FILE_DEVICE, /* a memory device: reads can say "would block" */
+	TA_FILE_BUFFERED, /* goes through the page cache; which of the next it is remains to be seen */
+	TA_FILE_CACHED, /* RWF_NOWAIT tells a miss, and kernel AIO makes writes in the caller */
+	TA_FILE_SYNCHRONOUS, /* the same, but writes return when the disk has them */
+	TA_FILE_SLOW, /* only trying a read tells whether it waits; writes are the kernel's */
 	TA_FILE_STREAM, /* pipe, socket, terminal: may wait for ever, order matters */
 };
 
@@ -206,7 +225,7 @@ struct ta_context {
 	uint32_t
 		/* io_submits that are not the kernel's alone, and completions being announced */
 		inside;
-	uint32_t reading; /* io_submits that read at once; a handler may jump out of them */
+	uint32_t at_once; /* io_submits whose requests are all brief; a handler may jump out */
 	_Atomic uint32_t inside_word; /* changes when one of the two falls to zero while dying */
 
 	struct ta_epoch *open_epochs; /* those that new requests join */
@@ -399,12 +418,13 @@ struct ta_process {
 		owed_at_exit[2]; /* writes and syncs, by the phase in which they were accepted */
 	_Atomic uint32_t exit_phase; /* 1: exit() has begun */
 	_Atomic uint32_t reads_offloaded;
+	_Atomic uint32_t in_lines; /* operations in lines of files: line.c */
 
 	struct ta_workers *workers; /* written before its service is there */
 	struct ta_custody *custody; /* the same */
 
 	struct ta_pages pages;
-	_Atomic uint64_t known_classes[TA_KNOWN_CLASSES]; /* request.c */
+	_Atomic uint64_t known_classes[TA_KNOWN_CLASSES]; /* route.c */
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
 };
 
@@ -540,7 +560,7 @@ TA_HIDDEN int ta_context_setup(struct ta_process *process, unsigned nr_events,
 			       enum ta_context_mode mode, io_context_t *handle);
 TA_HIDDEN int ta_context_destroy(struct ta_process *process, io_context_t handle);
 TA_HIDDEN void ta_context_leave(struct ta_context *context);
-TA_HIDDEN void ta_context_leave_reads(struct ta_context *context, uint32_t generation);
+TA_HIDDEN void ta_context_leave_at_once(struct ta_context *context, uint32_t generation);
 TA_HIDDEN void *ta_retirer(void *process);
 TA_HIDDEN struct ta_slot *ta_slots_grow(struct ta_context *context);
 
@@ -698,8 +718,9 @@ TA_HIDDEN long ta_file_transfer(bool is_write, int fd, const struct iovec *vecto
 TA_HIDDEN int ta_file_reopen_buffered(int fd, long file_flags);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN enum ta_file_class ta_file_classify(int fd, bool *is_direct);
-TA_HIDDEN enum ta_file_class ta_file_classify_slow(int fd);
+TA_HIDDEN enum ta_file_class ta_file_settle(int fd, bool says_would_block);
 TA_HIDDEN bool ta_file_may_have_changed(int fd, bool is_read, bool was_direct);
+TA_HIDDEN bool ta_file_is_on_disk(const struct ta_file_identity *identity);
 TA_HIDDEN unsigned long ta_file_system_type(int fd);
 TA_HIDDEN bool ta_file_close_has_effects(int fd, uint32_t mode, long file_flags);
 TA_HIDDEN bool ta_file_cannot_sync(int fd, uint32_t mode);
@@ -727,6 +748,8 @@ TA_HIDDEN int ta_operation_prepare(struct ta_context *context, struct ta_slot *s
 TA_HIDDEN void ta_operation_discard(struct ta_operation *operation);
 TA_HIDDEN void ta_eventfd_signal(int fd);
 TA_HIDDEN int ta_eventfd_check(struct ta_context *context, const struct iocb *iocb);
+TA_HIDDEN int ta_request_check(struct ta_context *context, unsigned long kernel_handle,
+			       const struct iocb *iocb);
 TA_HIDDEN int ta_eventfd_capture(struct ta_operation *operation, int fd);
 
 /*

@@ -126,6 +126,8 @@ bool ta_line_join(struct ta_operation *operation)
 		return true;
 	operation->inode = inode;
 	inode->users++;
+	if (!ta_is_stream(operation))
+		atomic_fetch_add(&ta_process()->in_lines, 1);
 	ta_list_push(line, operation, TA_LIST_LINE);
 	return line->head == operation;
 }
@@ -145,6 +147,22 @@ bool ta_line_is_free(const struct ta_operation *operation, const struct ta_file_
 	return is_free;
 }
 
+bool ta_line_is_busy_slow(int fd)
+{
+	struct ta_process *process = ta_process();
+	struct ta_file_identity identity;
+	const struct ta_inode *inode;
+	bool is_busy;
+
+	if (ta_file_identify(fd, &identity) < 0)
+		return false;
+	ta_lock(&process->offload_lock);
+	inode = find(process, &identity);
+	is_busy = inode && inode->lines[1].head;
+	ta_unlock(&process->offload_lock);
+	return is_busy;
+}
+
 /* One that was cancelled meanwhile has its end already. */
 void ta_line_leave(struct ta_operation *operation)
 {
@@ -159,6 +177,8 @@ void ta_line_leave(struct ta_operation *operation)
 	ta_lock(&process->offload_lock);
 	line = line_of(inode, operation);
 	ta_list_remove(line, operation, TA_LIST_LINE);
+	if (!ta_is_stream(operation))
+		atomic_fetch_sub(&process->in_lines, 1);
 	operation->inode = NULL;
 	first = line->head;
 	ta_inode_leave(process, inode);

@@ -88,7 +88,7 @@ static void count(struct ta_process *process, struct ta_operation *operation)
 /* A read that has found its pages missing, and has told the kernel to fetch them. */
 static bool was_tried(const struct ta_operation *operation)
 {
-	return operation->slot && operation->slot->flags & TA_SLOT_AT_ONCE;
+	return operation->slot && operation->slot->flags & TA_SLOT_TRIED;
 }
 
 /* offload_lock is held. */

@@ -166,12 +166,6 @@ static int check_access(const struct ta_operation *operation, long flags)
 	return access == (ta_transfer_is_write(operation) ? O_RDONLY : O_WRONLY) ? -EBADF : 0;
 }
 
-static bool is_transfer(const struct iocb *iocb)
-{
-	return iocb->aio_lio_opcode == IO_CMD_PREAD || iocb->aio_lio_opcode == IO_CMD_PREADV ||
-	       iocb->aio_lio_opcode == IO_CMD_PWRITE || iocb->aio_lio_opcode == IO_CMD_PWRITEV;
-}
-
 /*
  * What the kernel would say to the priority of a transfer: it is checked before anybody looks for
  * the process that it is for, and there is none of that number.
@@ -186,6 +180,18 @@ static int check_priority(const struct iocb *iocb)
 	result = ta_syscall3(SYS_ioprio_set, which_process, no_process,
 			     (unsigned short)iocb->aio_reqprio);
 	return result == -EINVAL || result == -EPERM ? (int)result : 0;
+}
+
+/* What the kernel would say to eventfd and priority of a transfer: 0 or a negative errno. */
+int ta_request_check(struct ta_context *context, unsigned long kernel_handle,
+		     const struct iocb *iocb)
+{
+	int result;
+
+	if (context->mode != TA_CONTEXT_OFFLOADED)
+		return ta_kaio_check(kernel_handle, iocb);
+	result = ta_eventfd_check(context, iocb);
+	return result == 0 ? check_priority(iocb) : result;
 }
 
 /* What the kernel asks of any request, in its order: reserved fields, descriptor, eventfd. */
@@ -242,11 +248,15 @@ static bool is_ours(const struct ta_operation *operation, const struct ta_file_i
 	switch (identity->mode & S_IFMT) {
 	case S_IFIFO:
 	case S_IFSOCK:
-	case S_IFCHR:
 		return true;
+	case S_IFCHR:
+		return operation->target != TA_TARGET_DEVICE || !ta_transfer_is_write(operation);
 	case S_IFREG:
 	case S_IFBLK:
-		return ta_transfer_is_write(operation) || !operation->is_direct;
+		if (ta_transfer_is_write(operation))
+			return ta_file_is_on_disk(identity);
+		/* A number that was a stream's may be a file now that has no such read. */
+		return !operation->is_direct && operation->slot->file_class != TA_FILE_STREAM;
 	default:
 		return false;
 	}
@@ -334,7 +344,9 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 	bool is_offloaded = operation->context->mode == TA_CONTEXT_OFFLOADED;
 	int result;
 
-	if (!is_offloaded && (!is_ours(operation, identity) || operation->ready_result < 0))
+	if (!is_offloaded && operation->ready_result < 0)
+		return WAY_KERNEL;
+	if (!is_offloaded && !is_ours(operation, identity) && ta_line_is_free(operation, identity))
 		return WAY_KERNEL;
 	if (operation->ready_result < 0) {
 		operation->state = TA_OPERATION_ENDED;
@@ -421,7 +433,7 @@ static int check_and_choose(struct ta_operation *operation, struct ta_slot *slot
 	if (result < 0)
 		return result;
 	slot->flags |= TA_SLOT_KEY_CLEARED;
-	if (!is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
+	if (!ta_iocb_is_transfer(iocb) && iocb->aio_lio_opcode != IO_CMD_POLL)
 		return -EINVAL;
 	result = ta_file_identify(iocb->aio_fildes, &identity);
 	if (result < 0)

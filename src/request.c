@@ -6,8 +6,8 @@
  * who does it, let it join its descriptor's epoch.  A batch that is the kernel's alone ends with
  * one io_submit system call: its budget is one lock and unlock, and no system call but that one and
  * one look at each descriptor.  Any other is carried out in order, element by element: runs of
- * elements for the kernel by one system call each, buffered reads at once where the page cache has
- * them, the rest by operations of ours, with signals blocked from there on.  So an element is begun
+ * elements for the kernel by one system call each, what cannot wait at once (at_once.c), the rest by
+ * operations of ours, with signals blocked from there on.  So an element is begun
  * only when all before it have been accepted, and an error ends the batch where the kernel would.
  * An fsync is a step by itself: what it finds in flight is all that was submitted before it, and
  * nothing that comes later.
@@ -16,204 +16,47 @@
  * who drains its event, has it.  A batch that was accepted whole is not touched again, since
  * its slots may be in new hands by the time the system call returns.
  */
-#include "internal.h"
+#include "submit.h"
 
 #include "work.h"
 
 #include <fcntl.h>
 #include <stddef.h>
 
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 0x00000008
-#endif
-
-/*
- * Elements handled at a time: what their pointers take on the caller's stack (2 KiB) bounds it.
- * Larger batches go in several steps.
- */
-#define BATCH_MAX 256
-/* HIPRI, DSYNC, SYNC, APPEND: of aio_rw_flags, those that leave the way of a request to us. */
-#define ROUTABLE_FLAGS 0x17u
-/* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
-#define STREAM_FLAGS 0x1ffu
-/*
- * Reads outstanding at which the block layer may make even a read with RWF_NOWAIT wait for a free
- * tag.
- */
-#define TRIES_UNTIL 128
-
-struct batch {
-	struct ta_process *process;
-	struct ta_context *context;
-	uint32_t generation; /* of the context */
-	unsigned long kernel_handle;
-	struct iocb **iocbs;
-	long count; /* elements gathered */
-	long turn; /* the element that is looked at, when each is looked at in turn */
-	bool mixed; /* not the kernel's alone */
-	long at_once; /* of the elements, reads to be tried without waiting */
-	bool is_cut; /* before an fsync: there is more */
-	int error; /* why gathering ended early */
-	bool is_reading; /* at once, counted in context->reading */
-	bool is_blocked; /* signals are, and the context is kept */
-	struct ta_signals signals; /* those that were blocked before */
-	int checked_number; /* the descriptor that was last seen to be what it was */
-	int64_t tick_ns;
-	struct ta_work work; /* of a look at what is in flight */
-	struct ta_slot *slots[BATCH_MAX]; /* NULL: a NOOP */
-};
-
-/* ---- what descriptors are -------------------------------------------------------------------- */
-
-/*
- * Known for one tick of the kernel's clock, by number, in one word: the upper half of the number,
- * the tick, the class, and whether O_DIRECT made it TA_FILE_KERNEL.  A hint: numbers are closed and
- * reused, and threads may have tables of their own.
- */
-#define CLASS_BITS 3
-#define CLASS_DIRECT (1u << CLASS_BITS)
-#define TICK_SHIFT (CLASS_BITS + 1)
-#define TICK_BITS 28
-#define NUMBER_SHIFT (TICK_SHIFT + TICK_BITS)
-#define TICK_NS 4000000
-
-static uint64_t class_key(int number, int64_t tick_ns)
-{
-	uint64_t tick = (uint64_t)(tick_ns / TICK_NS) & ((1u << TICK_BITS) - 1);
-
-	/* Plus one: an empty entry is nobody's. */
-	return (uint64_t)(number / TA_KNOWN_CLASSES + 1) << NUMBER_SHIFT | tick << TICK_SHIFT;
-}
-
-static _Atomic uint64_t *class_entry(struct batch *batch, int number)
-{
-	return &batch->process->known_classes[(unsigned)number % TA_KNOWN_CLASSES];
-}
-
-static void remember_class(struct batch *batch, int number, enum ta_file_class file_class,
-			   bool is_direct)
-{
-	uint64_t value = class_key(number, batch->tick_ns) | (is_direct ? CLASS_DIRECT : 0) |
-			 (unsigned)file_class;
-
-	/* relaxed: the word is the whole message. */
-	atomic_store_explicit(class_entry(batch, number), value, memory_order_relaxed);
-}
-
-static TA_COLD enum ta_file_class learn_class(struct batch *batch, int number, bool *is_direct)
-{
-	enum ta_file_class file_class = ta_file_classify(number, is_direct);
-
-	remember_class(batch, number, file_class, *is_direct);
-	return file_class;
-}
-
-static inline enum ta_file_class class_of(struct batch *batch, int number, bool *is_direct)
-{
-	uint64_t known = atomic_load_explicit(class_entry(batch, number), memory_order_relaxed);
-
-	if (batch->tick_ns == 0)
-		batch->tick_ns = ta_tick_ns();
-	if (ta_unlikely(known >> TICK_SHIFT != class_key(number, batch->tick_ns) >> TICK_SHIFT))
-		return learn_class(batch, number, is_direct);
-	*is_direct = known & CLASS_DIRECT;
-	return (enum ta_file_class)(known & (CLASS_DIRECT - 1));
-}
+/* What is copied within a moment: its event may wait for the next one. */
+#define MOMENT_BYTES 16384
 
 /* ---- gather ---------------------------------------------------------------------------------- */
-
-static bool is_read(const struct iocb *iocb)
-{
-	return iocb->aio_lio_opcode == IO_CMD_PREAD || iocb->aio_lio_opcode == IO_CMD_PREADV;
-}
-
-/* The bytes a read asks for, as the kernel cuts them; -1 if that cannot be told. */
-static long bytes_asked(const struct iocb *iocb)
-{
-	unsigned count = (unsigned)iocb->u.v.nr;
-	struct iovec vector;
-	uint64_t bytes = 0;
-	unsigned i;
-
-	if (iocb->aio_lio_opcode == IO_CMD_PREAD)
-		return iocb->u.c.nbytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX
-							  : (long)iocb->u.c.nbytes;
-	for (i = 0; i < count && count <= TA_VECTOR_MAX; i++) {
-		if (!ta_copy_in(&vector, &iocb->u.v.vec[i], sizeof(vector)) ||
-		    (long)vector.iov_len < 0)
-			return -1;
-		bytes += vector.iov_len;
-	}
-	return bytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX : (long)bytes;
-}
-
-/*
- * Reads and writes of descriptors for which the kernel's own way is not the whole answer.  Decides
- * where the request goes.
- */
-static TA_COLD void route_transfer(struct batch *batch, struct ta_slot *slot,
-				   enum ta_file_class file_class)
-{
-	/*
-	 * A program that asks for RWF_NOWAIT wants the kernel's answer; so does one with flags we
-	 * do not know.
-	 */
-	unsigned routable = file_class == TA_FILE_STREAM ? STREAM_FLAGS : ROUTABLE_FLAGS;
-	bool reads = is_read(&slot->iocb);
-
-	if (slot->iocb.aio_rw_flags & ~routable)
-		return;
-	switch (file_class) {
-	case TA_FILE_DEVICE:
-	case TA_FILE_BUFFERED:
-		if (!reads)
-			return;
-		if (file_class == TA_FILE_DEVICE ||
-		    atomic_load_explicit(&batch->process->reads_offloaded, memory_order_relaxed) <
-			    TRIES_UNTIL)
-			slot->flags |= TA_SLOT_AT_ONCE;
-		break;
-	case TA_FILE_SLOW:
-		if (!reads)
-			return;
-		break;
-	case TA_FILE_STREAM:
-		break;
-	default:
-		return;
-	}
-	slot->state = TA_SLOT_SUBMITTING;
-	batch->mixed = true;
-}
 
 /*
  * Joins the open epoch of the slot's descriptor and learns what the descriptor is.  0 or -EAGAIN.
  */
-static inline int join_epoch(struct batch *batch, struct ta_slot *slot)
+static inline int join_epoch(struct ta_batch *batch, struct ta_slot *slot)
 {
-	struct ta_context *context = batch->context;
 	int number = slot->iocb.aio_fildes;
-	enum ta_file_class file_class;
-	bool is_direct = false;
+	bool is_direct;
+	enum ta_file_class file_class = ta_class_of(batch, number, &is_direct);
 
-	file_class = ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED)
-			     ? TA_FILE_KERNEL
-			     : class_of(batch, number, &is_direct);
-	if (ta_unlikely(file_class != TA_FILE_KERNEL))
-		route_transfer(batch, slot, file_class);
-	/* One that is over inside io_submit is in flight for nobody. */
-	if (!(slot->flags & TA_SLOT_AT_ONCE) && !(slot->epoch = ta_epoch_join(context, number)))
-		return -EAGAIN;
+	slot->file_class = (uint8_t)file_class;
+	if (ta_unlikely(file_class != TA_FILE_KERNEL || !ta_lines_are_empty()))
+		ta_route(batch, slot, file_class);
 	if (slot->state == TA_SLOT_KERNEL && batch->checked_number != number) {
 		batch->checked_number = number;
-		if (ta_unlikely(ta_file_may_have_changed(number, is_read(&slot->iocb), is_direct)))
-			route_transfer(batch, slot, learn_class(batch, number, &is_direct));
+		if (ta_unlikely(ta_file_may_have_changed(number, ta_iocb_is_read(&slot->iocb),
+							 is_direct))) {
+			file_class = ta_class_learn(batch, number, &is_direct);
+			slot->file_class = (uint8_t)file_class;
+			ta_route(batch, slot, file_class);
+		}
 	}
-	return 0;
+	if (slot->flags & TA_SLOT_BRIEF)
+		return 0;
+	slot->epoch = ta_epoch_join(batch->context, number);
+	return slot->epoch ? 0 : -EAGAIN;
 }
 
 /* A NOOP: counted, and nothing else. */
-static int skip_element(struct batch *batch)
+static int skip_element(struct ta_batch *batch)
 {
 	batch->slots[batch->count++] = NULL;
 	batch->mixed = true;
@@ -221,7 +64,7 @@ static int skip_element(struct batch *batch)
 }
 
 /* The context is full: what the kernel looks at before its free places still counts. */
-static TA_COLD int gather_without_slot(struct batch *batch, const struct iocb *iocb)
+static TA_COLD int gather_without_slot(struct ta_batch *batch, const struct iocb *iocb)
 {
 	struct iocb copy;
 
@@ -235,7 +78,7 @@ static TA_COLD int gather_without_slot(struct batch *batch, const struct iocb *i
  * The kernel clears the key of an iocb, and finds out only then that it cannot: what it looks at
  * before that counts first.
  */
-static TA_COLD int gather_unwritable(struct batch *batch, const struct iocb *iocb)
+static TA_COLD int gather_unwritable(struct ta_batch *batch, const struct iocb *iocb)
 {
 	struct ta_context *context = batch->context;
 	struct iocb copy;
@@ -264,14 +107,23 @@ static void store_key(struct iocb *iocb, unsigned key)
 	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
 }
 
-/* An fsync with nothing in flight anywhere is the kernel's without a further look. */
-static int join_sync(struct batch *batch, struct ta_slot *slot)
+/*
+ * An fsync with nothing in flight anywhere is the kernel's without a further look; of a file in
+ * memory it is over at once.
+ */
+static int join_sync(struct ta_batch *batch, struct ta_slot *slot)
 {
 	struct ta_context *context = batch->context;
+	int number = slot->iocb.aio_fildes;
+	bool is_clear, is_direct;
 
-	if (context->mode == TA_CONTEXT_MEDIATED && ta_sync_is_clear(context, &batch->work) &&
-	    !ta_work_is_any(&batch->work)) {
-		slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes);
+	slot->file_class = (uint8_t)ta_class_of(batch, number, &is_direct);
+	is_clear = ta_sync_is_clear(context, &batch->work) && !ta_work_is_any(&batch->work);
+	if (is_clear && slot->file_class == TA_FILE_MEMORY) {
+		slot->flags |= TA_SLOT_AT_ONCE | TA_SLOT_BRIEF;
+		batch->brief++;
+	} else if (is_clear && context->mode == TA_CONTEXT_MEDIATED) {
+		slot->epoch = ta_epoch_join(context, number);
 		return slot->epoch ? 0 : -EAGAIN;
 	}
 	slot->state = TA_SLOT_SUBMITTING;
@@ -280,7 +132,7 @@ static int join_sync(struct batch *batch, struct ta_slot *slot)
 }
 
 /* By opcode: 0 or -EAGAIN. */
-static inline int join(struct batch *batch, struct ta_slot *slot)
+static inline int join(struct ta_batch *batch, struct ta_slot *slot)
 {
 	switch (slot->iocb.aio_lio_opcode) {
 	case IO_CMD_PREAD:
@@ -300,7 +152,7 @@ static inline int join(struct batch *batch, struct ta_slot *slot)
 }
 
 /* Puts one iocb into a slot.  0, or why the batch ends before it. */
-static inline int gather_one(struct batch *batch, struct iocb *iocb)
+static inline int gather_one(struct ta_batch *batch, struct iocb *iocb)
 {
 	struct ta_context *context = batch->context;
 	struct ta_slot *slot;
@@ -342,13 +194,12 @@ static inline int gather_one(struct batch *batch, struct iocb *iocb)
 	 */
 	store_key(iocb, 0);
 	batch->slots[batch->count++] = slot;
-	batch->at_once += (slot->flags & TA_SLOT_AT_ONCE) != 0;
 	/* What an fsync finds in flight must not be what stands behind it. */
 	batch->is_cut = batch->mixed && ta_iocb_is_sync(&slot->iocb);
 	return 0;
 }
 
-static void gather(struct batch *batch, long nr)
+static void gather(struct ta_batch *batch, long nr)
 {
 	struct iocb **iocbs = batch->iocbs;
 	struct iocb *iocb;
@@ -371,7 +222,7 @@ static void gather(struct batch *batch, long nr)
 /* ---- what was not accepted ------------------------------------------------------------------- */
 
 /* As if they had never been.  The context's lock is held. */
-static void give_back(struct batch *batch, long from, struct ta_work *work)
+static void give_back(struct ta_batch *batch, long from, struct ta_work *work)
 {
 	struct ta_context *context = batch->context;
 	long i;
@@ -391,7 +242,7 @@ static void give_back(struct batch *batch, long from, struct ta_work *work)
 	}
 }
 
-static TA_COLD void settle_refused(struct batch *batch, long from)
+static TA_COLD void settle_refused(struct ta_batch *batch, long from)
 {
 	struct ta_context *context = batch->context;
 	struct ta_work work = { 0 };
@@ -410,108 +261,19 @@ static TA_COLD void settle_refused(struct batch *batch, long from)
 	ta_signals_set(&before, NULL);
 }
 
-/* ---- reads at once --------------------------------------------------------------------------- */
-
-enum verdict { VERDICT_DONE, VERDICT_KERNEL, VERDICT_WORK };
-
-/* The lock is held. */
-static inline void leave_reads(struct batch *batch)
-{
-	if (batch->is_reading)
-		ta_context_leave_reads(batch->context, batch->generation);
-	batch->is_reading = false;
-}
-
-/*
- * A slot of which no more is to be done.  Its eventfd still means what it did in the call.  0, or
- * -EINVAL.
- */
-static int finish_at_once(struct batch *batch, struct ta_slot *slot, long result)
-{
-	struct ta_context *context = batch->context;
-	bool signals = slot->iocb.u.c.flags & IOCB_FLAG_RESFD;
-	int eventfd = (int)slot->iocb.u.c.resfd;
-	struct ta_work work = { 0 };
-	struct ta_signals before;
-
-	ta_lock(&context->lock);
-	if (batch->turn == batch->count - 1)
-		leave_reads(batch);
-	if (context->generation != batch->generation) {
-		ta_unlock(&context->lock);
-		return -EINVAL;
-	}
-	ta_end(context, slot, result, &work);
-	if (ta_likely(!ta_work_is_any(&work))) {
-		ta_unlock(&context->lock);
-		if (signals)
-			ta_eventfd_signal(eventfd);
-		return 0;
-	}
-	ta_signals_block(&before);
-	ta_unlock(&context->lock);
-	if (signals)
-		ta_eventfd_signal(eventfd);
-	ta_work_finish(context, &work);
-	ta_signals_set(&before, NULL);
-	return 0;
-}
-
-/*
- * A read without waiting, whose answer is good if it is all that was asked for, or ends where the
- * file does.  *done is what has been read, for the workers to go on from.  What is an error goes to
- * the kernel, which refuses it in its own words.
- */
-static enum verdict read_at_once(struct batch *batch, struct ta_slot *slot, long *done)
-{
-	const struct iocb *iocb = &slot->iocb;
-	struct iovec one = { iocb->u.c.buf, iocb->u.c.nbytes };
-	bool is_vector = iocb->aio_lio_opcode == IO_CMD_PREADV;
-	long asked = bytes_asked(iocb), result;
-
-	*done = 0;
-	if (asked <= 0 || iocb->u.c.offset < 0 || ta_iocb_is_malformed(iocb))
-		return VERDICT_KERNEL;
-	if (iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO) &&
-	    ta_kaio_check(batch->kernel_handle, iocb) < 0)
-		return VERDICT_KERNEL;
-	result = ta_file_transfer(false, iocb->aio_fildes, is_vector ? iocb->u.v.vec : &one,
-				  is_vector ? (unsigned)iocb->u.v.nr : 1, iocb->u.c.offset,
-				  (int)iocb->aio_rw_flags | RWF_NOWAIT);
-	if (result == -EOPNOTSUPP) {
-		enum ta_file_class file_class = ta_file_classify_slow(iocb->aio_fildes);
-
-		remember_class(batch, iocb->aio_fildes, file_class, false);
-		return file_class == TA_FILE_SLOW ? VERDICT_WORK : VERDICT_KERNEL;
-	}
-	/*
-	 * The number has become a pipe, socket or terminal just now, in which the kernel would
-	 * wait.
-	 */
-	if (result == -ESPIPE)
-		return VERDICT_WORK;
-	if (result < 0)
-		return result == -EAGAIN ? VERDICT_WORK : VERDICT_KERNEL;
-	*done = result;
-	return result >= asked ||
-			       ta_file_ends_at(iocb->aio_fildes, iocb->u.c.offset + result, result)
-		       ? VERDICT_DONE
-		       : VERDICT_WORK;
-}
-
 /* ---- batches that are not the kernel's alone ------------------------------------------------- */
 
 /*
  * From here on signals are blocked, and a destroyer waits for this thread.  0, or -EINVAL: the
  * context is destroyed already.  The lock is held.
  */
-static int begin_locked(struct batch *batch)
+static int begin_locked(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
 
 	if (batch->is_blocked)
 		return 0;
-	leave_reads(batch);
+	ta_at_once_leave(batch);
 	if (context->generation != batch->generation)
 		return -EINVAL;
 	ta_signals_block(&batch->signals);
@@ -520,7 +282,7 @@ static int begin_locked(struct batch *batch)
 	return 0;
 }
 
-static int begin_in_earnest(struct batch *batch)
+static int begin_in_earnest(struct ta_batch *batch)
 {
 	int result;
 
@@ -530,7 +292,7 @@ static int begin_in_earnest(struct batch *batch)
 	return result;
 }
 
-static void end_earnest(struct batch *batch)
+static void end_earnest(struct ta_batch *batch)
 {
 	if (!batch->is_blocked)
 		return;
@@ -538,8 +300,11 @@ static void end_earnest(struct batch *batch)
 	ta_signals_set(&batch->signals, NULL);
 }
 
-/* Under the lock, because others look at what slots are.  0, -EAGAIN or -EINVAL. */
-static int hand_on(struct batch *batch, struct ta_slot *slot, uint8_t state)
+/*
+ * To the kernel, or to a worker: from here on it is in flight.  Under the lock, because others look
+ * at what slots are.  0, -EAGAIN or -EINVAL.
+ */
+static int hand_on(struct ta_batch *batch, struct ta_slot *slot, uint8_t state)
 {
 	struct ta_context *context = batch->context;
 	int result = 0;
@@ -547,7 +312,7 @@ static int hand_on(struct batch *batch, struct ta_slot *slot, uint8_t state)
 	ta_lock(&context->lock);
 	if (context->generation != batch->generation)
 		result = -EINVAL;
-	else if (slot->flags & TA_SLOT_AT_ONCE && !slot->epoch &&
+	else if (slot->flags & TA_SLOT_BRIEF && !slot->epoch &&
 		 !(slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes)))
 		result = -EAGAIN;
 	else
@@ -556,139 +321,177 @@ static int hand_on(struct batch *batch, struct ta_slot *slot, uint8_t state)
 	return result;
 }
 
-/* The turn of an operation.  0 with *is_ours false: it is the kernel's after all. */
-static int carry_out(struct batch *batch, struct ta_slot *slot, long done, bool *is_ours)
+/* The element whose turn it is goes to the next run for the kernel. */
+static int leave_to_kernel(struct ta_batch *batch, struct ta_slot *slot)
+{
+	return hand_on(batch, slot, TA_SLOT_KERNEL);
+}
+
+/* One more element is accepted; if it needs an event from this thread, that is still to come. */
+static int accept(struct ta_batch *batch, bool needs_event)
+{
+	batch->accepted++;
+	if (!needs_event)
+		batch->finished = batch->accepted;
+	return 0;
+}
+
+/* The turn of an operation: 0, or why the batch ends before it. */
+static int carry_out(struct ta_batch *batch, struct ta_slot *slot, long done)
 {
 	struct ta_operation *operation;
-	int result = begin_in_earnest(batch);
+	int result = ta_at_once_finish(batch);
 
+	if (result == 0)
+		result = begin_in_earnest(batch);
 	if (result == 0)
 		result = hand_on(batch, slot, TA_SLOT_SUBMITTING);
 	if (result == 0)
 		result = ta_operation_prepare(batch->context, slot,
-					      (uint32_t)(batch->count - batch->turn), &operation);
+					      (uint32_t)(batch->count - batch->accepted),
+					      &operation);
 	if (result < 0)
 		return result;
-	*is_ours = operation != NULL;
 	if (!operation)
-		return 0;
+		return leave_to_kernel(batch, slot);
 	operation->transferred = (size_t)done;
 	ta_operation_start(operation);
-	return 0;
+	return accept(batch, false);
 }
 
-static int carry_out_sync(struct batch *batch, struct ta_slot *slot, bool *is_ours)
+/* Carried out.  What waits for its event gets it now, unless the next is only a moment away. */
+static int accept_done(struct ta_batch *batch, const struct ta_slot *slot)
 {
+	bool is_visible_now = slot->iocb.u.c.flags & IOCB_FLAG_RESFD || slot->result > MOMENT_BYTES;
+
+	accept(batch, true);
+	return is_visible_now ? ta_at_once_finish(batch) : 0;
+}
+
+static int carry_at_once(struct ta_batch *batch, struct ta_slot *slot)
+{
+	enum ta_verdict verdict = ta_at_once(batch, slot);
+
+	if (ta_likely(verdict == TA_VERDICT_DONE))
+		return accept_done(batch, slot);
+	if (verdict == TA_VERDICT_KERNEL && batch->context->mode == TA_CONTEXT_MEDIATED)
+		return leave_to_kernel(batch, slot);
+	return carry_out(batch, slot, slot->result > 0 ? slot->result : 0);
+}
+
+/* It stands alone in its batch. */
+static int carry_sync(struct ta_batch *batch, struct ta_slot *slot)
+{
+	bool is_clear = slot->flags & TA_SLOT_AT_ONCE;
 	enum ta_sync_way way;
-	long done;
 	int result;
 
-	ta_assert(batch->is_blocked);
-	result = ta_sync_prepare(batch->context, slot, &way, &done);
+	if (is_clear && ta_at_once(batch, slot) == TA_VERDICT_DONE)
+		return accept_done(batch, slot);
+	result = begin_in_earnest(batch);
+	if (result == 0)
+		result = ta_sync_prepare(batch->context, slot, &way, &slot->result);
 	if (result < 0)
 		return result;
-	*is_ours = way != TA_SYNC_KERNEL;
-	return way == TA_SYNC_DONE ? finish_at_once(batch, slot, done) : 0;
-}
-
-/* 0 with *is_ours false: it joins the next run for the kernel.  Or why the batch ends before it. */
-static int carry(struct batch *batch, struct ta_slot *slot, bool *is_ours)
-{
-	enum verdict verdict = VERDICT_WORK;
-	long done = 0;
-
-	*is_ours = true;
-	if (ta_iocb_is_sync(&slot->iocb))
-		return carry_out_sync(batch, slot, is_ours);
-	if (slot->flags & TA_SLOT_AT_ONCE)
-		verdict = read_at_once(batch, slot, &done);
-	switch (verdict) {
-	case VERDICT_DONE:
-		return finish_at_once(batch, slot, done);
-	case VERDICT_WORK:
-		return carry_out(batch, slot, done, is_ours);
-	default:
-		*is_ours = false;
-		return 0;
-	}
+	if (way == TA_SYNC_HELD)
+		return accept(batch, false);
+	if (way == TA_SYNC_KERNEL &&
+	    (slot->file_class != TA_FILE_MEMORY || ta_at_once(batch, slot) != TA_VERDICT_DONE))
+		return leave_to_kernel(batch, slot);
+	return accept_done(batch, slot);
 }
 
 /*
- * Gives elements from *accepted to the one before end to the kernel.  False: it has not taken all.
+ * The turn of an element that is not the kernel's without a question.  0: it is accepted, or left
+ * to the kernel; or why the batch ends before it.
  */
-static bool submit_run(struct batch *batch, long *accepted, long end)
+static int carry(struct ta_batch *batch, struct ta_slot *slot)
 {
-	long count = end - *accepted, result;
+	if (!slot)
+		return accept(batch, true);
+	if (ta_unlikely(ta_iocb_is_sync(&slot->iocb)))
+		return carry_sync(batch, slot);
+	if (ta_likely(slot->flags & TA_SLOT_AT_ONCE))
+		return carry_at_once(batch, slot);
+	return carry_out(batch, slot, 0);
+}
+
+/*
+ * Gives the elements up to the one before end to the kernel.  False: it has not taken all.
+ */
+static bool submit_run(struct ta_batch *batch, long end)
+{
+	long count = end - batch->accepted, result;
 
 	if (count == 0)
 		return true;
+	result = ta_at_once_finish(batch);
 	/* A slot begins with its iocb. */
-	result = ta_kaio_submit(batch->kernel_handle, count,
-				(struct iocb **)(void *)(batch->slots + *accepted));
+	if (result == 0)
+		result = ta_kaio_submit(batch->kernel_handle, count,
+					(struct iocb **)(void *)(batch->slots + batch->accepted));
 	if (result > 0)
-		*accepted += result;
+		batch->finished = batch->accepted += result;
 	else
 		batch->error = (int)result;
 	return result == count;
 }
 
-/* Returns how many were accepted. */
-static long submit_in_order(struct batch *batch)
+/* The kernel's alone, unless something of a file has to come first. */
+static bool is_for_next_run(const struct ta_slot *slot)
 {
-	long accepted = 0, i;
+	return slot->state == TA_SLOT_KERNEL &&
+	       !(ta_iocb_is_transfer(&slot->iocb) && ta_line_is_busy(slot->iocb.aio_fildes));
+}
+
+static void submit_in_order(struct ta_batch *batch)
+{
+	long i;
 
 	for (i = 0; i < batch->count; i++) {
 		struct ta_slot *slot = batch->slots[i];
-		bool is_ours = true;
 
-		batch->turn = i;
-		if (slot && slot->state == TA_SLOT_KERNEL)
+		if (slot && is_for_next_run(slot))
 			continue;
-		if (!submit_run(batch, &accepted, i))
-			return accepted;
-		if (slot) {
-			int result = carry(batch, slot, &is_ours);
-
-			if (result == 0 && !is_ours)
-				result = hand_on(batch, slot, TA_SLOT_KERNEL);
-			if (result < 0) {
-				batch->error = result;
-				return accepted;
-			}
-		}
-		accepted += is_ours;
+		if (!submit_run(batch, i))
+			return;
+		batch->error = carry(batch, slot);
+		if (batch->error < 0)
+			return;
 	}
-	submit_run(batch, &accepted, batch->count);
-	return accepted;
+	(void)submit_run(batch, batch->count);
 }
 
 /*
- * The context's lock is held, and let go.  Only reads that are all tried at once go without signals
- * blocked, as long as they hit: a handler that finds them half-way finds nothing in flight.
+ * The context's lock is held, and let go.  Only what is all brief goes without signals blocked: a
+ * handler that finds it half-way finds nothing in flight.
  */
-static TA_COLD long submit_mixed(struct batch *batch)
+static TA_COLD long submit_mixed(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
-	long accepted;
+	int result;
 
-	if (batch->at_once < batch->count || ta_work_is_any(&batch->work)) {
+	if (batch->brief < batch->count || ta_work_is_any(&batch->work)) {
 		(void)begin_locked(batch);
 	} else {
-		context->reading++;
-		batch->is_reading = true;
+		context->at_once++;
+		batch->is_counted = true;
 	}
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &batch->work);
-	accepted = submit_in_order(batch);
-	if (accepted < batch->count)
-		settle_refused(batch, accepted);
-	if (ta_unlikely(batch->is_reading)) {
+	submit_in_order(batch);
+	result = ta_at_once_finish(batch);
+	if (ta_unlikely(result < 0 && batch->error == 0))
+		batch->error = result;
+	if (batch->accepted < batch->count)
+		settle_refused(batch, batch->accepted);
+	if (ta_unlikely(batch->is_counted)) {
 		ta_lock(&context->lock);
-		leave_reads(batch);
+		ta_at_once_leave(batch);
 		ta_unlock(&context->lock);
 	}
 	end_earnest(batch);
-	return accepted;
+	return batch->accepted;
 }
 
 /* ---- io_submit ------------------------------------------------------------------------------- */
@@ -705,10 +508,10 @@ static TA_COLD void wake_while_there_is_room(struct ta_context *context)
 }
 
 /*
- * Up to BATCH_MAX elements, or fewer, up to an fsync.  Returns how many were accepted; batch->error
- * says why not all, if it is known.  The context's lock is held, and let go.
+ * Up to TA_BATCH_MAX elements, or fewer, up to an fsync.  Returns how many were accepted;
+ * batch->error says why not all, if it is known.  The context's lock is held, and let go.
  */
-static long submit_batch(struct batch *batch, long nr)
+static long submit_batch(struct ta_batch *batch, long nr)
 {
 	struct ta_context *context = batch->context;
 	long result;
@@ -734,7 +537,7 @@ static long submit_batch(struct batch *batch, long nr)
 /* io_submit(3): the number accepted, or the first element's error. */
 int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct iocb **iocbs)
 {
-	struct batch batch;
+	struct ta_batch batch;
 	long total = 0;
 
 	do {
@@ -751,7 +554,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		/* A batch larger than the ring is treated as one of its size. */
 		if (nr > (long)context->event_count)
 			nr = (long)context->event_count;
-		step = nr - total < BATCH_MAX ? nr - total : BATCH_MAX;
+		step = nr - total < TA_BATCH_MAX ? nr - total : TA_BATCH_MAX;
 		batch.process = process;
 		batch.context = context;
 		batch.generation = context->generation;
@@ -759,13 +562,15 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		batch.iocbs = iocbs + total;
 		batch.count = 0;
 		batch.mixed = false;
-		batch.is_reading = false;
-		batch.at_once = 0;
+		batch.accepted = 0;
+		batch.finished = 0;
+		batch.brief = 0;
+		batch.is_counted = false;
 		batch.is_cut = false;
 		batch.is_blocked = false;
 		batch.work = (struct ta_work){ 0 };
 		batch.error = 0;
-		batch.checked_number = -1;
+		batch.checked_number = batch.disk_number = -1;
 		batch.tick_ns = 0;
 		accepted = submit_batch(&batch, step);
 		total += accepted;

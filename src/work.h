@@ -37,6 +37,16 @@ TA_HIDDEN void ta_inode_leave(struct ta_process *process, struct ta_inode *inode
 TA_HIDDEN bool ta_line_join(struct ta_operation *operation);
 /* Without offload_lock: starts the one whose turn comes then. */
 TA_HIDDEN void ta_line_leave(struct ta_operation *operation);
+static inline bool ta_lines_are_empty(void)
+{
+	return atomic_load(&ta_process()->in_lines) == 0;
+}
+/* Without offload_lock: does anything of the file stand in its line? */
+TA_HIDDEN bool ta_line_is_busy_slow(int fd);
+static inline bool ta_line_is_busy(int fd)
+{
+	return ta_unlikely(!ta_lines_are_empty()) && ta_line_is_busy_slow(fd);
+}
 /* Without offload_lock: would the operation, on this file, find nobody before it? */
 TA_HIDDEN bool ta_line_is_free(const struct ta_operation *operation,
 			       const struct ta_file_identity *identity);

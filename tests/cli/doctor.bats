@@ -361,11 +361,11 @@ END
 	is .files[0].source "$(findmnt -n -v -o SOURCE -T file)"
 	is .files[0].device "$(findmnt -n -o MAJ:MIN -T file | tr -d ' ')"
 	[ "$(jq '.files[0].in_memory' <<< "$json")" = false ] || skip "$PWD is in memory: half of the test was not run"
-	is '.files[0].writes | @json' '["kernel_aio"]'
+	is '.files[0].writes | @json' '["at_once"]'
 	is '.files[0].fsync | @json' '["kernel_aio","threads"]'
 	if [ "$(jq '.files[0].rwf_nowait' <<< "$json")" = true ]; then
-		is '.files[0].buffered_reads | @json' '["kernel_aio_nowait","threads"]'
-		says "buffered reads  kernel AIO with RWF_NOWAIT; what would wait, to worker threads"
+		is '.files[0].buffered_reads | @json' '["at_once","threads"]'
+		says "buffered reads  at once what is in the page cache; the rest by worker threads"
 	else
 		is '.files[0].buffered_reads | @json' '["threads"]'
 	fi
@@ -392,7 +392,8 @@ END
 	rm "$memory"
 	is .files[0].file_system tmpfs
 	is .files[0].in_memory true
-	is '.files[0].buffered_reads | @json' '["kernel_aio"]'
+	is '.files[0].buffered_reads | @json' '["at_once"]'
+	is '.files[0].writes | @json' '["at_once"]'
 	says "regular file on tmpfs (in memory)"
 
 	# shellcheck disable=SC2046 # options are words

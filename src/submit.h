@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of io_submit share: one step of it, a batch.
+ *
+ *	request.c	the steps: gathering, beginning in order, giving back
+ *	route.c		what descriptors are, and who carries a request out
+ *	at_once.c	requests that the calling thread carries out
+ */
+#ifndef TA_SUBMIT_H
+#define TA_SUBMIT_H
+
+#include "internal.h"
+
+/*
+ * Elements handled at a time: what their pointers take on the caller's stack (2 KiB) bounds it.
+ * Larger batches go in several steps.
+ */
+#define TA_BATCH_MAX 256
+
+/* It belongs to the thread of io_submit. */
+struct ta_batch {
+	struct ta_process *process;
+	struct ta_context *context;
+	uint32_t generation; /* of the context */
+	unsigned long kernel_handle;
+	struct iocb **iocbs;
+	long count; /* elements gathered */
+	long accepted; /* of these, when they are begun in order */
+	long finished; /* of the accepted ones, those before here need no event from this thread */
+	long brief; /* elements that are carried out at once and in flight for nobody */
+	bool mixed; /* not the kernel's alone */
+	bool is_cut; /* before an fsync: there is more */
+	bool is_counted; /* in context->at_once */
+	bool is_blocked; /* signals are, and the context is kept */
+	int error; /* why gathering ended early */
+	int checked_number; /* the descriptor that was last seen to be what it was */
+	int disk_number; /* the same of one whose file is on a disk */
+	int64_t tick_ns;
+	struct ta_signals signals; /* those that were blocked before */
+	struct ta_work work; /* of a look at what is in flight */
+	struct ta_slot *slots[TA_BATCH_MAX]; /* NULL: a NOOP */
+};
+
+static inline bool ta_iocb_is_read(const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IO_CMD_PREAD || iocb->aio_lio_opcode == IO_CMD_PREADV;
+}
+
+static inline bool ta_iocb_is_vector(const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IO_CMD_PREADV || iocb->aio_lio_opcode == IO_CMD_PWRITEV;
+}
+
+/* ---- route.c --------------------------------------------------------------------------------- */
+
+TA_HIDDEN enum ta_file_class ta_class_learn(struct ta_batch *batch, int number, bool *is_direct);
+TA_HIDDEN enum ta_file_class ta_class_settle(struct ta_batch *batch, int number,
+					     bool says_would_block);
+TA_HIDDEN void ta_route(struct ta_batch *batch, struct ta_slot *slot,
+			enum ta_file_class file_class);
+
+/*
+ * The class of a descriptor is known for one tick of the kernel's clock, by number, in one word:
+ * the upper half of the number, the tick, the class, and whether O_DIRECT made it TA_FILE_KERNEL.
+ * A hint: numbers are closed and reused, and threads may have tables of their own.
+ */
+#define TA_CLASS_BITS 3
+#define TA_CLASS_DIRECT (1u << TA_CLASS_BITS)
+#define TA_CLASS_TICK_SHIFT (TA_CLASS_BITS + 1)
+#define TA_CLASS_TICK_BITS 28
+#define TA_CLASS_NUMBER_SHIFT (TA_CLASS_TICK_SHIFT + TA_CLASS_TICK_BITS)
+#define TA_CLASS_TICK_NS 4000000
+
+static inline uint64_t ta_class_key(int number, int64_t tick_ns)
+{
+	uint64_t tick = (uint64_t)(tick_ns / TA_CLASS_TICK_NS) & ((1u << TA_CLASS_TICK_BITS) - 1);
+
+	/* Plus one: an empty entry is nobody's. */
+	return (uint64_t)(number / TA_KNOWN_CLASSES + 1) << TA_CLASS_NUMBER_SHIFT |
+	       tick << TA_CLASS_TICK_SHIFT;
+}
+
+static inline _Atomic uint64_t *ta_class_entry(struct ta_batch *batch, int number)
+{
+	return &batch->process->known_classes[(unsigned)number % TA_KNOWN_CLASSES];
+}
+
+static inline enum ta_file_class ta_class_of(struct ta_batch *batch, int number, bool *is_direct)
+{
+	/* relaxed: the word is the whole message. */
+	uint64_t known = atomic_load_explicit(ta_class_entry(batch, number), memory_order_relaxed);
+
+	if (batch->tick_ns == 0)
+		batch->tick_ns = ta_tick_ns();
+	if (ta_unlikely(known >> TA_CLASS_TICK_SHIFT !=
+			ta_class_key(number, batch->tick_ns) >> TA_CLASS_TICK_SHIFT))
+		return ta_class_learn(batch, number, is_direct);
+	*is_direct = known & TA_CLASS_DIRECT;
+	return (enum ta_file_class)(known & (TA_CLASS_DIRECT - 1));
+}
+
+/* ---- at_once.c ------------------------------------------------------------------------------- */
+
+enum ta_verdict {
+	TA_VERDICT_DONE, /* slot->result is its result */
+	TA_VERDICT_KERNEL, /* not begun: the kernel refuses it, or does it, in its own way */
+	TA_VERDICT_WORK, /* it would wait; slot->result is how much is done, if it is positive */
+};
+
+TA_HIDDEN enum ta_verdict ta_at_once(struct ta_batch *batch, struct ta_slot *slot);
+TA_HIDDEN int ta_at_once_finish(struct ta_batch *batch);
+TA_HIDDEN void ta_at_once_leave(struct ta_batch *batch);
+/* The bytes that a transfer asks for, as the kernel cuts them; -1 if that cannot be told. */
+TA_HIDDEN long ta_bytes_asked(const struct iocb *iocb);
+
+#endif

@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Requests that are over when io_submit returns: what cannot wait, and what libaio does in the
+ * caller as well.  They keep the order of their array, are made once, and are nobody's surprise
+ * while they last; and a number that was one kind of file a moment ago is taken for what it is.
+ */
+#include "contract.h"
+#include "holdfs.h"
+
+#include <pthread.h>
+
+#define PAGE 4096
+#define FILE_BYTES ((size_t)1 << 20)
+/* More than is copied without blocking signals. */
+#define LONG_BYTES ((size_t)256 << 10)
+
+static char data[LONG_BYTES];
+
+static int memory_file(size_t bytes)
+{
+	int file = memfd_create("memory", MFD_CLOEXEC);
+
+	ck_assert_int_ge(file, 0);
+	ck_assert_int_eq(ftruncate(file, (off_t)bytes), 0);
+	return file;
+}
+
+static void expect_at_once(io_context_t ctx, struct iocb *iocb, long result, const char *what)
+{
+	struct io_event event;
+
+	expect_submitted(ctx, iocb, what);
+	ck_assert_msg(take_events_now(ctx, &event, 1) == 1, "%s: no event when io_submit returns",
+		      what);
+	ck_assert_ptr_eq(event.obj, iocb);
+	ck_assert_msg((long)event.res == result, "%s: %ld", what, (long)event.res);
+}
+
+static void transfers_are_over(int file)
+{
+	io_context_t ctx = new_context(4);
+	struct iovec vector[2] = { { data, 100 }, { data + 1000, 200 } };
+	struct iocb iocb;
+
+	ck_assert_int_eq(pread(file, data, sizeof(data), 0), sizeof(data));
+	io_prep_pread(&iocb, file, data, PAGE, PAGE);
+	expect_at_once(ctx, &iocb, PAGE, "a cached read");
+	io_prep_preadv(&iocb, file, vector, 2, 50);
+	expect_at_once(ctx, &iocb, 300, "a cached read of a vector");
+	io_prep_pwrite(&iocb, file, data, PAGE, 10);
+	expect_at_once(ctx, &iocb, PAGE, "a buffered write");
+	io_prep_pwritev(&iocb, file, vector, 2, (long long)FILE_BYTES);
+	expect_at_once(ctx, &iocb, 300, "a buffered write of a vector behind the end");
+	io_prep_pwrite(&iocb, file, data, sizeof(data), 0);
+	expect_at_once(ctx, &iocb, sizeof(data), "a long one");
+	free_context(ctx);
+}
+
+CASE(cached_transfers_are_over_when_submit_returns)
+{
+	int file = scratch_file(FILE_BYTES);
+
+	transfers_are_over(file);
+	close(file);
+}
+
+CASE(transfers_of_files_in_memory_are_over_when_submit_returns)
+{
+	int file = memory_file(FILE_BYTES);
+
+	transfers_are_over(file);
+	close(file);
+}
+
+/* What the file is has to be known from a request just before: not in every round. */
+CASE(fsyncs_of_files_in_memory_are_over_when_submit_returns)
+{
+	io_context_t ctx = new_context(4);
+	int file = memory_file(FILE_BYTES), event_fd = open_eventfd(0, EFD_NONBLOCK);
+	unsigned over = 0, rounds = 0;
+	struct iocb iocbs[2];
+	struct io_event event;
+
+	SKIP_ON_REFERENCE("the kernel has a thread for each fsync");
+	for (; over < 2 && rounds < 200; rounds++) {
+		io_prep_pwrite(&iocbs[0], file, data, PAGE, 0);
+		rounds % 2 ? io_prep_fdsync(&iocbs[1], file) : io_prep_fsync(&iocbs[1], file);
+		io_set_eventfd(&iocbs[1], event_fd);
+		expect_result(ctx, &iocbs[0], PAGE, HERE);
+		expect_submitted(ctx, &iocbs[1], HERE);
+		if (take_events_now(ctx, &event, 1) == 1)
+			over++;
+		else
+			event = take_event(ctx, HERE);
+		ck_assert_ptr_eq(event.obj, &iocbs[1]);
+		ck_assert_int_eq((long)event.res, 0);
+		expect_count(event_fd, 1, HERE);
+	}
+	ck_assert_uint_eq(over, 2);
+	free_context(ctx);
+	close(event_fd);
+	close(file);
+}
+
+/* ---- order in the array ---------------------------------------------------------------------- */
+
+static void refused_in_the_middle(int file)
+{
+	io_context_t ctx = new_context(8);
+	char found[4], read_back[4] = "abc";
+	struct iocb iocbs[4];
+	struct iocb *list[4] = { &iocbs[0], &iocbs[1], &iocbs[2], &iocbs[3] };
+
+	ck_assert_int_eq(pwrite(file, "....", 4, 0), 4);
+	io_prep_pwrite(&iocbs[0], file, "1", 1, 0);
+	io_prep_pread(&iocbs[1], -1, found, 1, 0);
+	io_prep_pwrite(&iocbs[2], file, "2", 1, 1);
+	io_prep_pread(&iocbs[3], file, read_back, 3, 0);
+	ck_assert_int_eq(io_submit(ctx, 4, list), 1);
+	expect_event(ctx, &iocbs[0], 1, HERE);
+	ck_assert_int_eq(pread(file, found, 4, 0), 4);
+	ck_assert_msg(memcmp(found, "1...", 4) == 0, "the file has %.4s", found);
+	ck_assert_str_eq(read_back, "abc");
+	ck_assert_int_eq(io_submit(ctx, 3, list + 1), -EBADF);
+	ck_assert_str_eq(read_back, "abc");
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(nothing_behind_a_refused_request_is_begun)
+{
+	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
+
+	refused_in_the_middle(file);
+	refused_in_the_middle(memory);
+	close(file);
+	close(memory);
+}
+
+/* Each finds what the one before it did, by whatever opening and in whatever way. */
+static void one_after_the_other(int file, int other)
+{
+	enum { PAIRS = 100 };
+	static char read_back[PAIRS][8];
+	static struct iocb iocbs[2 * PAIRS];
+	static char text[PAIRS][8];
+	io_context_t ctx = new_context(2 * PAIRS);
+	struct io_event events[2 * PAIRS];
+
+	for (int i = 0; i < PAIRS; i++) {
+		snprintf(text[i], sizeof(text[i]), "%07d", i);
+		io_prep_pwrite(&iocbs[2 * i], file, text[i], 8, 3);
+		io_prep_pread(&iocbs[2 * i + 1], other, read_back[i], 8, 3);
+	}
+	expect_all_submitted(ctx, iocbs, 2 * PAIRS, HERE);
+	ck_assert_int_eq(io_getevents(ctx, 2 * PAIRS, 2 * PAIRS, events, NULL), 2 * PAIRS);
+	for (int i = 0; i < PAIRS; i++) {
+		ck_assert_str_eq(read_back[i], text[i]);
+		ck_assert_ptr_eq(events[2 * i].obj, &iocbs[2 * i]);
+		ck_assert_ptr_eq(events[2 * i + 1].obj, &iocbs[2 * i + 1]);
+	}
+	free_context(ctx);
+}
+
+CASE(each_request_of_an_array_finds_what_those_before_it_did)
+{
+	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
+	int files[2] = { file, memory };
+
+	for (int i = 0; i < 2; i++) {
+		int other = reopen_file(files[i], O_RDWR);
+
+		one_after_the_other(files[i], other);
+		close(other);
+		close(files[i]);
+	}
+}
+
+/* ---- a write is made once -------------------------------------------------------------------- */
+
+static volatile sig_atomic_t signals_seen;
+
+static void count_signal(int unused_number)
+{
+	(void)unused_number;
+	signals_seen = signals_seen + 1;
+}
+
+static void fail_once_each(int file)
+{
+	io_context_t ctx = new_context(8);
+	struct iovec vector = { data, 10 };
+	struct iocb iocbs[3];
+
+	io_prep_pwrite(&iocbs[0], file, data, 10, (long long)FILE_BYTES);
+	io_prep_pwritev(&iocbs[1], file, &vector, 1, (long long)FILE_BYTES + 10);
+	io_prep_pwrite(&iocbs[2], file, data, LONG_BYTES, (long long)FILE_BYTES);
+	for (int i = 0; i < 3; i++) {
+		signals_seen = 0;
+		expect_result(ctx, &iocbs[i], -EFBIG, HERE);
+		ck_assert_int_eq(signals_seen, 1);
+	}
+	free_context(ctx);
+}
+
+CASE(a_write_that_fails_is_not_made_again)
+{
+	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
+	struct rlimit old, limit;
+
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
+	limit = (struct rlimit){ FILE_BYTES, old.rlim_max };
+	signal(SIGXFSZ, count_signal);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	fail_once_each(file);
+	fail_once_each(memory);
+	setrlimit(RLIMIT_FSIZE, &old);
+	signal(SIGXFSZ, SIG_DFL);
+	close(file);
+	close(memory);
+}
+
+/* ---- while it lasts -------------------------------------------------------------------------- */
+
+/* A buffer whose pages a server keeps back, as long as the file system holds its reads. */
+static char *held_buffer(struct holdfs *fs, unsigned medium, size_t bytes)
+{
+	int file = holdfs_open(fs, medium, O_RDONLY);
+	char *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+
+	ck_assert_ptr_ne(buffer, MAP_FAILED);
+	close(file);
+	holdfs_hold(fs, HOLDFS_READ);
+	return buffer;
+}
+
+struct submission {
+	struct worker worker;
+	io_context_t ctx;
+	struct iocb *iocb;
+	int result;
+};
+
+static void submission_run(void *argument)
+{
+	struct submission *submission = argument;
+
+	submission->result = submit_one(submission->ctx, submission->iocb);
+}
+
+/* An io_submit that stands in the copy of a write. */
+static void begin_long_write(struct submission *submission, struct holdfs *fs, int file,
+			     struct iocb *iocb)
+{
+	unsigned arrived = holdfs_log_length(fs);
+
+	io_prep_pwrite(iocb, file, held_buffer(fs, 0, LONG_BYTES), LONG_BYTES, 0);
+	submission->iocb = iocb;
+	worker_start(&submission->worker, submission_run, submission);
+	holdfs_wait_arrived(fs, HOLDFS_READ, arrived);
+}
+
+static void end_long_write(struct submission *submission, struct holdfs *fs)
+{
+	holdfs_release_all(fs);
+	worker_join(&submission->worker);
+	ck_assert_int_eq(submission->result, 1);
+}
+
+static void long_write_is_in_flight(struct holdfs *fs, int file)
+{
+	struct submission submission = { .ctx = new_context(4) };
+	io_context_t other = new_context(4);
+	struct iocb write_iocb, sync_iocb;
+
+	begin_long_write(&submission, fs, file, &write_iocb);
+	ck_assert_int_eq(io_cancel(submission.ctx, &write_iocb, &(struct io_event){ 0 }), -EAGAIN);
+	io_prep_fdsync(&sync_iocb, file);
+	expect_submitted(other, &sync_iocb, HERE);
+	for (int i = 0; i < 20; i++)
+		contract_pause();
+	expect_no_event(other, "an fsync while a write is being copied");
+	end_long_write(&submission, fs);
+	expect_event(other, &sync_iocb, 0, HERE);
+	expect_event(submission.ctx, &write_iocb, LONG_BYTES, HERE);
+	free_context(submission.ctx);
+	free_context(other);
+	munmap(write_iocb.u.c.buf, LONG_BYTES);
+}
+
+static void destroy_waits_for_long_write(struct holdfs *fs, int file)
+{
+	struct submission submission = { .ctx = new_context(4) };
+	struct destroyer destroyer;
+	struct iocb iocb;
+
+	begin_long_write(&submission, fs, file, &iocb);
+	destroyer_start(&destroyer, submission.ctx);
+	worker_wait_blocked(&destroyer.worker);
+	ck_assert(!worker_has_ended(&destroyer.worker));
+	holdfs_release_all(fs);
+	worker_join(&submission.worker);
+	worker_join(&destroyer.worker);
+	ck_assert_int_eq(destroyer.result, 0);
+	munmap(iocb.u.c.buf, LONG_BYTES);
+}
+
+static void last_long(int file, void (*check)(struct holdfs *fs, int file))
+{
+	struct holdfs *fs;
+
+	SKIP_ON_REFERENCE("no fsync waits for another thread's io_submit");
+	fs = holdfs_mount(1, LONG_BYTES);
+	if (!fs)
+		SKIP("no FUSE here");
+	check(fs, file);
+	close(file);
+	holdfs_unmount(fs);
+}
+
+CASE(a_long_write_is_in_flight_until_it_is_copied)
+{
+	last_long(scratch_file(FILE_BYTES), long_write_is_in_flight);
+}
+
+CASE(a_long_write_to_memory_is_in_flight_until_it_is_copied)
+{
+	last_long(memory_file(FILE_BYTES), long_write_is_in_flight);
+}
+
+CASE(io_destroy_waits_until_a_long_write_is_copied)
+{
+	last_long(scratch_file(FILE_BYTES), destroy_waits_for_long_write);
+}
+
+/* ---- writes that return when the disk has them ----------------------------------------------- */
+
+static void durable_write_holds_nobody(struct holdfs *fs, unsigned medium, int file, int flags)
+{
+	io_context_t ctx = new_context(8);
+	char *buffer = held_buffer(fs, medium, PAGE), found[8] = "";
+	struct iovec vector = { buffer, PAGE };
+	unsigned arrived = holdfs_log_length(fs);
+	struct iocb iocbs[3];
+
+	io_prep_pwritev2(&iocbs[0], file, &vector, 1, 0, flags);
+	expect_submitted(ctx, &iocbs[0], HERE);
+	holdfs_wait_arrived(fs, HOLDFS_READ, arrived);
+	/* These come to the same place, and find it in their turn. */
+	io_prep_pread(&iocbs[1], file, found, 4, 0);
+	io_prep_pwrite(&iocbs[2], file, "after", 5, 0);
+	expect_submitted(ctx, &iocbs[1], HERE);
+	expect_submitted(ctx, &iocbs[2], HERE);
+	expect_no_event(ctx, "behind a write that is held");
+	holdfs_release_all(fs);
+	expect_event(ctx, &iocbs[0], PAGE, HERE);
+	expect_event(ctx, &iocbs[1], 4, HERE);
+	expect_event(ctx, &iocbs[2], 5, HERE);
+	ck_assert_msg(memcmp(found, "held", 4) == 0, "found '%s'", found);
+	ck_assert_int_eq(pread(file, found, 5, 0), 5);
+	ck_assert_str_eq(found, "after");
+	free_context(ctx);
+	munmap(buffer, PAGE);
+}
+
+CASE(a_write_that_must_reach_the_disk_does_not_hold_its_caller)
+{
+	int file = scratch_file(FILE_BYTES), durable = reopen_file(file, O_RDWR | O_DSYNC);
+	struct holdfs *fs;
+
+	NEEDS_FLAGS();
+	SKIP_ON_REFERENCE("libaio makes it in the caller");
+	fs = holdfs_mount(2, PAGE);
+	if (!fs)
+		SKIP("no FUSE here");
+	memcpy(holdfs_medium(fs, 0), "held", 4);
+	memcpy(holdfs_medium(fs, 1), "held", 4);
+	durable_write_holds_nobody(fs, 0, file, RWF_DSYNC);
+	durable_write_holds_nobody(fs, 1, durable, 0);
+	close(file);
+	close(durable);
+	holdfs_unmount(fs);
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+enum kind { KIND_DISK, KIND_MEMORY, KIND_PROC, KIND_FULL, KIND_NULL, KIND_PIPE, KINDS };
+
+static const char *const kind_names[] = { "disk", "memory", "/proc", "/dev/full", "null", "pipe" };
+
+/* A write of one byte: what io_submit says, or what the event says. */
+static long write_a_byte(io_context_t ctx, int number)
+{
+	struct iocb iocb;
+	int result;
+
+	io_prep_pwrite(&iocb, number, "0", 1, 0);
+	result = submit_one(ctx, &iocb);
+	return result == 1 ? (long)take_event(ctx, HERE).res + 1000 : result;
+}
+
+static long read_a_byte(io_context_t ctx, int number)
+{
+	char byte;
+	struct iocb iocb;
+	int result;
+
+	io_prep_pread(&iocb, number, &byte, 1, 0);
+	result = submit_one(ctx, &iocb);
+	return result == 1 ? (long)take_event(ctx, HERE).res + 1000 : result;
+}
+
+CASE(a_number_is_taken_for_what_it_is_now)
+{
+	io_context_t ctx = new_context(4);
+	int ends[2], files[KINDS];
+	long wrote[KINDS], read[KINDS];
+
+	make_pipe(ends, 0);
+	files[KIND_DISK] = scratch_file(PAGE);
+	files[KIND_MEMORY] = memory_file(PAGE);
+	files[KIND_PROC] = open_device("/proc/self/oom_score_adj", O_RDWR);
+	files[KIND_FULL] = open_device("/dev/full", O_RDWR);
+	files[KIND_NULL] = open_device("/dev/null", O_RDWR);
+	files[KIND_PIPE] = ends[1];
+	for (int i = 0; i < KINDS; i++) {
+		wrote[i] = write_a_byte(ctx, files[i]);
+		read[i] = read_a_byte(ctx, files[i]);
+	}
+	for (int i = 0; i < 2 * KINDS * KINDS; i++) {
+		int before = i / 2 % KINDS, now = i / 2 / KINDS;
+		/* One that nothing is known of. */
+		int number = fcntl(files[before], F_DUPFD_CLOEXEC, 200 + i);
+
+		(void)write_a_byte(ctx, number);
+		if (i % 2)
+			(void)read_a_byte(ctx, number);
+		ck_assert_int_eq(dup2(files[now], number), number);
+		ck_assert_msg(write_a_byte(ctx, number) == wrote[now],
+			      "a write of %s, which was %s", kind_names[now], kind_names[before]);
+		ck_assert_msg(read_a_byte(ctx, number) == read[now], "a read of %s, which was %s",
+			      kind_names[now], kind_names[before]);
+		close(number);
+	}
+	for (int i = 0; i < KINDS; i++)
+		close(files[i]);
+	close(ends[0]);
+	free_context(ctx);
+}
