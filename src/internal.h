@@ -155,7 +155,7 @@ enum ta_file_class {
 	TA_FILE_KERNEL, /* kernel AIO does all of it without waiting, or nothing does it better */
 	TA_FILE_MEMORY, /* a regular file in memory: nothing of it ever waits */
 	TA_FILE_DEVICE, /* a memory device: reads can say "would block" */
-	TA_FILE_BUFFERED, /* goes through the page cache; which of the next it is remains to be seen */
+	TA_FILE_BUFFERED, /* goes through the page cache: one of the next, which is not known yet */
 	TA_FILE_CACHED, /* RWF_NOWAIT tells a miss, and kernel AIO makes writes in the caller */
 	TA_FILE_SYNCHRONOUS, /* the same, but writes return when the disk has them */
 	TA_FILE_SLOW, /* only trying a read tells whether it waits; writes are the kernel's */

@@ -6,11 +6,11 @@
  * who does it, let it join its descriptor's epoch.  A batch that is the kernel's alone ends with
  * one io_submit system call: its budget is one lock and unlock, and no system call but that one and
  * one look at each descriptor.  Any other is carried out in order, element by element: runs of
- * elements for the kernel by one system call each, what cannot wait at once (at_once.c), the rest by
- * operations of ours, with signals blocked from there on.  So an element is begun
- * only when all before it have been accepted, and an error ends the batch where the kernel would.
- * An fsync is a step by itself: what it finds in flight is all that was submitted before it, and
- * nothing that comes later.
+ * elements for the kernel by one system call each, what cannot wait at once (at_once.c), the rest
+ * by operations of ours, with signals blocked from there on.  So an element is begun only when all
+ * before it have been accepted, and an error ends the batch where the kernel would.  An fsync is a
+ * step by itself: what it finds in flight is all that was submitted before it, and nothing that
+ * comes later.
  *
  * A slot belongs to the submitting thread until the system call; from then on the kernel, or
  * who drains its event, has it.  A batch that was accepted whole is not touched again, since
