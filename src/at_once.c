@@ -47,40 +47,47 @@ long ta_bytes_asked(const struct iocb *iocb)
 	return bytes > TA_TRANSFER_MAX ? (long)TA_TRANSFER_MAX : (long)bytes;
 }
 
-/* ---- one request ----------------------------------------------------------------------------- */
+/* ---- before it is begun ---------------------------------------------------------------------- */
 
 /* Does the kernel accept it, as far as can be told without beginning it? */
 static bool is_acceptable(struct ta_batch *batch, const struct iocb *iocb)
 {
-	struct iocb like;
+	struct iocb like = *iocb;
 
 	if (ta_iocb_is_malformed(iocb))
 		return false;
-	if (ta_likely(!(iocb->u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO))))
-		return true;
-	like = *iocb;
 	/* An fsync has no priority to be checked, whatever its flags say. */
 	if (ta_iocb_is_sync(iocb))
 		like.u.c.flags &= IOCB_FLAG_RESFD;
+	if (!(like.u.c.flags & (IOCB_FLAG_RESFD | IOCB_FLAG_IOPRIO)))
+		return true;
 	return ta_request_check(batch->context, batch->kernel_handle, &like) == 0;
 }
 
-static bool has_place(const struct iocb *iocb, long bytes)
+/* The number may have become a file which has only the old kind of write. */
+enum ta_verdict ta_at_once_look_again(struct ta_batch *batch, int number)
 {
-	return bytes > 0 && iocb->u.c.offset >= 0 && iocb->u.c.offset <= INT64_MAX - bytes;
+	struct ta_file_identity identity;
+
+	if (batch->disk_number == number)
+		return TA_VERDICT_DONE;
+	if (ta_file_identify(number, &identity) < 0)
+		return TA_VERDICT_KERNEL;
+	if (!ta_file_is_on_disk(&identity))
+		return S_ISREG(identity.mode) ? TA_VERDICT_KERNEL : TA_VERDICT_WORK;
+	batch->disk_number = number;
+	return TA_VERDICT_DONE;
 }
 
-static long transfer(const struct iocb *iocb, bool is_write, int flags)
-{
-	struct iovec one = { iocb->u.c.buf, iocb->u.c.nbytes };
-	bool is_vector = ta_iocb_is_vector(iocb);
+/* ---- what the answer means ------------------------------------------------------------------- */
 
-	return ta_file_transfer(is_write, iocb->aio_fildes, is_vector ? iocb->u.v.vec : &one,
-				is_vector ? (unsigned)iocb->u.v.nr : 1, iocb->u.c.offset,
-				(int)iocb->aio_rw_flags | flags);
+static enum ta_verdict accept(struct ta_batch *batch, long result)
+{
+	batch->slots[batch->accepted++]->result = result;
+	return TA_VERDICT_DONE;
 }
 
-/* Says the error that the write was not begun? */
+/* Says the error that nothing was begun? */
 static bool was_not_begun(long result)
 {
 	switch (result) {
@@ -101,78 +108,90 @@ static enum ta_verdict refused(long result)
 	return result == -ESPIPE ? TA_VERDICT_WORK : TA_VERDICT_KERNEL;
 }
 
-/* The number may have become a file which has only the old kind of write. */
-static enum ta_verdict look_again(struct ta_batch *batch, int number)
+/*
+ * One call for so many elements, plain ones of one stretch, has done less than all.  What it has
+ * done is accepted; a write that it has done in part, too, which is a short one then.  False: none.
+ */
+TA_COLD bool ta_at_once_accept_part(struct ta_batch *batch, long count, long done)
 {
-	struct ta_file_identity identity;
+	struct ta_slot *slot = batch->slots[batch->accepted];
+	bool is_write = !ta_iocb_is_read(&slot->iocb);
+	long first = batch->accepted;
 
-	if (batch->disk_number == number)
-		return TA_VERDICT_DONE;
-	if (ta_file_identify(number, &identity) < 0)
-		return TA_VERDICT_KERNEL;
-	if (!ta_file_is_on_disk(&identity))
-		return S_ISREG(identity.mode) ? TA_VERDICT_KERNEL : TA_VERDICT_WORK;
-	batch->disk_number = number;
-	return TA_VERDICT_DONE;
+	if (is_write && done < 0 && !was_not_begun(done))
+		return accept(batch, done) == TA_VERDICT_DONE;
+	if (done == -EAGAIN)
+		slot->flags |= TA_SLOT_TRIED;
+	while (done > 0 && batch->accepted < first + count) {
+		long bytes = (long)batch->slots[batch->accepted]->iocb.u.c.nbytes;
+
+		if (done < bytes && !is_write)
+			break;
+		accept(batch, done < bytes ? done : bytes);
+		done -= bytes;
+	}
+	return batch->accepted > first;
 }
 
-static enum ta_verdict write_at_once(struct ta_batch *batch, struct ta_slot *slot)
-{
-	enum ta_verdict verdict = look_again(batch, slot->iocb.aio_fildes);
+/* ---- one request ----------------------------------------------------------------------------- */
 
-	if (verdict != TA_VERDICT_DONE)
-		return verdict;
-	slot->result = transfer(&slot->iocb, true, 0);
-	return was_not_begun(slot->result) ? refused(slot->result) : TA_VERDICT_DONE;
+static bool has_place(const struct iocb *iocb, long bytes)
+{
+	return bytes > 0 && iocb->u.c.offset >= 0 && iocb->u.c.offset <= INT64_MAX - bytes;
 }
 
-/* The answer is good if it is all that was asked for, or ends where the file does. */
-static enum ta_verdict read_at_once(struct ta_slot *slot, long asked)
+static long transfer(const struct iocb *iocb, bool is_write, int flags)
 {
-	const struct iocb *iocb = &slot->iocb;
-	long result = transfer(iocb, false, RWF_NOWAIT);
+	struct iovec one = { iocb->u.c.buf, iocb->u.c.nbytes };
+	bool is_vector = ta_iocb_is_vector(iocb);
 
-	slot->result = result;
-	if (ta_likely(result == asked))
-		return TA_VERDICT_DONE;
-	if (result < 0 && result != -EAGAIN)
-		return refused(result);
-	if (result >= 0 && ta_file_ends_at(iocb->aio_fildes, iocb->u.c.offset + result, result))
-		return TA_VERDICT_DONE;
-	slot->flags |= TA_SLOT_TRIED;
-	return TA_VERDICT_WORK;
+	return ta_file_transfer(is_write, iocb->aio_fildes, is_vector ? iocb->u.v.vec : &one,
+				is_vector ? (unsigned)iocb->u.v.nr : 1, iocb->u.c.offset,
+				(int)iocb->aio_rw_flags | flags);
+}
+
+static enum ta_verdict write_with(struct ta_batch *batch, const struct iocb *iocb, int flags)
+{
+	long result = transfer(iocb, true, flags);
+
+	return was_not_begun(result) ? refused(result) : accept(batch, result);
+}
+
+static enum ta_verdict write_to_cache(struct ta_batch *batch, const struct iocb *iocb)
+{
+	enum ta_verdict verdict = ta_at_once_look_again(batch, iocb->aio_fildes);
+
+	return verdict == TA_VERDICT_DONE ? write_with(batch, iocb, 0) : verdict;
 }
 
 /*
- * Of a file in memory: nothing in it waits.  RWF_DSYNC means nothing there, and is refused by a
- * file that the number has become just now, if that has only the old kinds of read and write.
+ * Of a file in memory nothing waits.  RWF_DSYNC means nothing there, and is refused by a file that
+ * the number has become just now, if that has only the old kinds of read and write.
  */
-static enum ta_verdict transfer_in_memory(struct ta_slot *slot)
+static enum ta_verdict read_memory(struct ta_batch *batch, const struct iocb *iocb)
 {
-	bool is_write = !ta_iocb_is_read(&slot->iocb);
+	long result = transfer(iocb, false, RWF_DSYNC);
 
-	slot->result = transfer(&slot->iocb, is_write, RWF_DSYNC);
-	if (ta_likely(slot->result >= 0) || (is_write && !was_not_begun(slot->result)))
-		return TA_VERDICT_DONE;
-	return refused(slot->result);
+	return result < 0 ? refused(result) : accept(batch, result);
 }
 
-static enum ta_verdict sync_memory(struct ta_slot *slot)
+static enum ta_verdict sync_memory(struct ta_batch *batch, const struct iocb *iocb)
 {
-	if (ta_sync_fields_are_set(&slot->iocb))
+	long result;
+
+	if (ta_sync_fields_are_set(iocb))
 		return TA_VERDICT_KERNEL;
-	slot->result =
-		ta_syscall1(slot->iocb.aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
-			    slot->iocb.aio_fildes);
-	return was_not_begun(slot->result) ? TA_VERDICT_KERNEL : TA_VERDICT_DONE;
+	result = ta_syscall1(iocb->aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
+			     iocb->aio_fildes);
+	return was_not_begun(result) ? TA_VERDICT_KERNEL : accept(batch, result);
 }
 
 /* It cannot say "would block". */
-static enum ta_verdict read_settled(struct ta_batch *batch, struct ta_slot *slot)
+static enum ta_verdict read_settled(struct ta_batch *batch, const struct iocb *iocb)
 {
-	switch (ta_class_settle(batch, slot->iocb.aio_fildes, false)) {
+	switch (ta_class_settle(batch, iocb->aio_fildes, false)) {
 	case TA_FILE_MEMORY:
-		return transfer_in_memory(slot);
+		return read_memory(batch, iocb);
 	case TA_FILE_SLOW:
 		return TA_VERDICT_WORK;
 	default:
@@ -180,41 +199,60 @@ static enum ta_verdict read_settled(struct ta_batch *batch, struct ta_slot *slot
 	}
 }
 
-/* A class that was taken at first sight is settled where it matters. */
-static enum ta_verdict transfer_at_once(struct ta_batch *batch, struct ta_slot *slot, long asked)
-{
-	int number = slot->iocb.aio_fildes;
-	uint8_t file_class = slot->file_class;
-	enum ta_verdict verdict;
-
-	if (file_class == TA_FILE_BUFFERED && !ta_iocb_is_read(&slot->iocb))
-		file_class = (uint8_t)ta_class_settle(batch, number, true);
-	if (file_class == TA_FILE_MEMORY)
-		return transfer_in_memory(slot);
-	if (!ta_iocb_is_read(&slot->iocb))
-		return file_class == TA_FILE_CACHED ? write_at_once(batch, slot)
-						    : TA_VERDICT_KERNEL;
-	verdict = read_at_once(slot, asked);
-	return slot->result == -EOPNOTSUPP ? read_settled(batch, slot) : verdict;
-}
-
-/* The turn of a request.  No lock is held; the slot is this thread's. */
-enum ta_verdict ta_at_once(struct ta_batch *batch, struct ta_slot *slot)
+/* The answer is good if it is all that was asked for, or ends where the file does. */
+static enum ta_verdict read_from_cache(struct ta_batch *batch, struct ta_slot *slot, long asked)
 {
 	const struct iocb *iocb = &slot->iocb;
+	long result = slot->flags & TA_SLOT_TRIED ? -EAGAIN : transfer(iocb, false, RWF_NOWAIT);
+
+	if (result == -EOPNOTSUPP)
+		return read_settled(batch, iocb);
+	if (result < 0 && result != -EAGAIN)
+		return refused(result);
+	if (result == asked ||
+	    (result >= 0 && ta_file_ends_at(iocb->aio_fildes, iocb->u.c.offset + result, result)))
+		return accept(batch, result);
+	slot->result = result > 0 ? result : 0;
+	slot->flags |= TA_SLOT_TRIED;
+	return TA_VERDICT_WORK;
+}
+
+/*
+ * The turn of the first element that is not accepted.  No lock is held; the slot is this thread's.
+ */
+enum ta_verdict ta_at_once(struct ta_batch *batch)
+{
+	struct ta_slot *slot = batch->slots[batch->accepted];
+	const struct iocb *iocb = &slot->iocb;
+	bool unused_is_direct;
 	long asked;
 
 	slot->result = 0;
 	if (!is_acceptable(batch, iocb))
 		return TA_VERDICT_KERNEL;
-	if (ta_unlikely(ta_iocb_is_sync(iocb)))
-		return sync_memory(slot);
+	if (ta_iocb_is_sync(iocb))
+		return sync_memory(batch, iocb);
 	asked = ta_bytes_asked(iocb);
 	if (!has_place(iocb, asked))
 		return TA_VERDICT_KERNEL;
 	if (ta_line_is_busy(iocb->aio_fildes))
 		return TA_VERDICT_WORK;
-	return transfer_at_once(batch, slot, asked);
+	/* A class that was taken at first sight may be settled by now, or is where it matters. */
+	if (slot->file_class == TA_FILE_BUFFERED)
+		slot->file_class = (uint8_t)ta_class_of(batch, iocb->aio_fildes, &unused_is_direct);
+	if (ta_iocb_is_read(iocb))
+		return slot->file_class == TA_FILE_MEMORY ? read_memory(batch, iocb)
+							  : read_from_cache(batch, slot, asked);
+	if (slot->file_class == TA_FILE_BUFFERED)
+		slot->file_class = (uint8_t)ta_class_settle(batch, iocb->aio_fildes, true);
+	switch (slot->file_class) {
+	case TA_FILE_MEMORY:
+		return write_with(batch, iocb, RWF_DSYNC);
+	case TA_FILE_CACHED:
+		return write_to_cache(batch, iocb);
+	default:
+		return TA_VERDICT_KERNEL;
+	}
 }
 
 /* ---- their events ---------------------------------------------------------------------------- */
@@ -228,19 +266,23 @@ void ta_at_once_leave(struct ta_batch *batch)
 }
 
 /* The lock is held.  The eventfd of the last one, if it has any: -1. */
-static int end_all(struct ta_batch *batch, struct ta_work *work)
+static inline int end_all(struct ta_batch *batch, struct ta_work *work)
 {
+	struct ta_context *context = batch->context;
 	int eventfd = -1;
 
+	/* What the kernel ended before comes first. */
+	ta_drain(context, work);
 	for (; batch->finished < batch->accepted; batch->finished++) {
 		struct ta_slot *slot = batch->slots[batch->finished];
 
 		if (!slot)
 			continue;
-		if (slot->iocb.u.c.flags & IOCB_FLAG_RESFD)
+		if (ta_unlikely(slot->iocb.u.c.flags & IOCB_FLAG_RESFD))
 			eventfd = (int)slot->iocb.u.c.resfd;
-		ta_end(batch->context, slot, slot->result, work);
+		ta_end_drained(context, slot, slot->result, work);
 	}
+	ta_end_announce(context, work);
 	return eventfd;
 }
 

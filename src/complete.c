@@ -42,17 +42,11 @@ struct ta_slot *ta_kernel_event(struct ta_context *context, const struct io_even
 	return slot;
 }
 
-/* Moves all events of the kernel's ring into the ready list.  The lock is held. */
-void ta_drain(struct ta_context *context, struct ta_work *work)
+void ta_drain_slow(struct ta_context *context, struct ta_work *work)
 {
-	struct ta_ring_reader reader;
+	struct ta_ring_reader reader = ta_ring_open(context->ring, context->event_count);
 	const struct io_event *event;
 
-	if (!context->ring || context->mode == TA_CONTEXT_OFFLOADED)
-		return;
-	reader = ta_ring_open(context->ring, context->event_count);
-	if (reader.head == reader.tail)
-		return;
 	while ((event = ta_ring_next(&reader)) != NULL) {
 		struct ta_slot *slot = ta_kernel_event(context, event, work);
 
@@ -69,15 +63,8 @@ void ta_drain(struct ta_context *context, struct ta_work *work)
 void ta_end(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work)
 {
 	ta_drain(context, work);
-	context->may_post = true;
-	if (slot->epoch)
-		ta_epoch_leave(context, slot->epoch, work);
-	if (ta_unlikely(context->index != NULL))
-		ta_index_remove(context, slot);
-	ta_ready_push(context, slot, result);
-	if (context->mode == TA_CONTEXT_OFFLOADED)
-		atomic_fetch_add(&context->word, 1);
-	ta_wake_unaware(context, work);
+	ta_end_drained(context, slot, result, work);
+	ta_end_announce(context, work);
 }
 
 /*
@@ -136,16 +123,10 @@ static void wake(struct ta_context *context)
 	ta_unlock(&context->lock);
 }
 
-/*
- * Does what a step under the context's lock has left to do.  The context may be destroyed by the
- * time this returns.
- */
-void ta_work_finish(struct ta_context *context, struct ta_work *work)
+TA_COLD void ta_work_finish_slow(struct ta_context *context, struct ta_work *work)
 {
 	struct ta_operation *operation;
 
-	if (ta_likely(!ta_work_is_any(work)))
-		return;
 	if (work->wake)
 		wake(context);
 	if (work->issue)

@@ -473,6 +473,36 @@ void ta_context_leave_at_once(struct ta_context *context, uint32_t generation)
 	announce_zero(context, --context->at_once);
 }
 
+/* The ready list as far as it is one; the step that was left has not counted what it has linked. */
+static void recount_ready(struct ta_context *context)
+{
+	struct ta_slot *slot = context->ready_head, *last = NULL;
+
+	context->ready_count = 0;
+	for (; slot && slot->state == TA_SLOT_READY; slot = slot->next) {
+		last = slot;
+		context->ready_count++;
+	}
+	context->ready_tail = last;
+	if (last)
+		last->next = NULL;
+	else
+		context->ready_head = NULL;
+}
+
+void ta_context_mend(struct ta_lock *lock)
+{
+	struct ta_process *process = ta_process();
+	struct ta_context *context;
+	int i;
+
+	for (i = 0; i < TA_BUCKETS; i++)
+		for (context = atomic_load(&process->buckets[i]); context;
+		     context = atomic_load(&context->next))
+			if (&context->lock == lock)
+				recount_ready(context);
+}
+
 /* Never to zero, which a forked child finds there. */
 static void advance_generation(struct ta_context *context, uint32_t steps)
 {

@@ -66,21 +66,11 @@
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
-/*
- * preadv2 and pwritev2; and what there is of them where they are missing (before Linux 4.6, in
- * emulators): no flag, but that which means nothing here.  -1 is the file's own position.
- */
-long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
-		      int64_t offset, int flags)
+TA_COLD long ta_file_transfer_otherwise(bool is_write, int fd, const struct iovec *vector,
+					unsigned count, int64_t offset, int flags)
 {
-	/* The system call takes it in two parts where a part is half of it. */
-	long low = (long)offset;
-	long high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
-	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, fd, (long)vector,
-				 (long)count, low, high, flags);
+	long low = (long)offset, high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
 
-	if (ta_likely(result != -ENOSYS))
-		return result;
 	if (flags & ~RWF_HIPRI)
 		return -EOPNOTSUPP;
 	if (offset == -1)

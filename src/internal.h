@@ -474,18 +474,40 @@ TA_HIDDEN void ta_log(const char *format, ...) __attribute__((format(printf, 1, 
 
 /* ---- usermem.c: the caller's memory ---------------------------------------------------------- */
 
-#ifdef TA_UNCHECKED_MEMORY
-/* For the benchmark alone: what the checks cost is what they make slower than this. */
+TA_HIDDEN bool ta_memory_probe_slow(const void *address, size_t bytes, bool write);
+
+/* The smallest page size there is; larger pages are asked about in pieces. */
+#define TA_PAGE_SHIFT 12
+
+static inline _Atomic uintptr_t *ta_page_entry(struct ta_process *process, uintptr_t page)
+{
+	return &process->known_pages[(page ^ page >> 10) % TA_KNOWN_PAGES];
+}
+
+/* Never zero, which is an empty entry. */
+static inline uintptr_t ta_page_value(uintptr_t page, bool write)
+{
+	return page << 2 | 2 | (write ? 1 : 0);
+}
+
+/* Can all of it be read, or written if write is set?  Fast path: one page that is writable. */
 static inline bool ta_memory_probe(const void *address, size_t bytes, bool write)
 {
-	(void)address;
-	(void)bytes;
-	(void)write;
+#ifdef TA_UNCHECKED_MEMORY
+	/* For the benchmark alone: what the checks cost is what they make slower than this. */
+	(void)address, (void)bytes, (void)write;
 	return true;
-}
 #else
-TA_HIDDEN bool ta_memory_probe(const void *address, size_t bytes, bool write);
+	uintptr_t first = (uintptr_t)address, page = first >> TA_PAGE_SHIFT;
+
+	/* relaxed: the word is the whole message. */
+	if (ta_likely(page == (first + bytes - 1) >> TA_PAGE_SHIFT &&
+		      atomic_load_explicit(ta_page_entry(ta_process(), page),
+					   memory_order_relaxed) == ta_page_value(page, true)))
+		return true;
+	return ta_memory_probe_slow(address, bytes, write);
 #endif
+}
 TA_HIDDEN bool ta_memory_ask(const void *address);
 TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 
@@ -639,7 +661,7 @@ static inline void ta_epoch_leave(struct ta_context *context, struct ta_epoch *e
  * ---- complete.c: the ways a request ends ------------------------------------------------------
  */
 
-TA_HIDDEN void ta_drain(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN void ta_drain_slow(struct ta_context *context, struct ta_work *work);
 TA_HIDDEN struct ta_slot *ta_kernel_event(struct ta_context *context, const struct io_event *event,
 					  struct ta_work *work);
 TA_HIDDEN void ta_end(struct ta_context *context, struct ta_slot *slot, long result,
@@ -647,7 +669,34 @@ TA_HIDDEN void ta_end(struct ta_context *context, struct ta_slot *slot, long res
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
 TA_HIDDEN void ta_complete_end(struct ta_context *context);
 TA_HIDDEN void ta_want_wake(struct ta_context *context, struct ta_work *work);
-TA_HIDDEN void ta_work_finish(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN void ta_work_finish_slow(struct ta_context *context, struct ta_work *work);
+
+/*
+ * Does what a step under the context's lock has left to do.  The context may be destroyed by the
+ * time this returns.
+ */
+static inline void ta_work_finish(struct ta_context *context, struct ta_work *work)
+{
+	if (ta_unlikely(ta_work_is_any(work)))
+		ta_work_finish_slow(context, work);
+}
+
+/* Moves all events of the kernel's ring into the ready list.  The lock is held. */
+static inline void ta_drain(struct ta_context *context, struct ta_work *work)
+{
+	struct ta_ring_reader reader;
+
+	/* An offloaded one has an empty ring. */
+	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED))
+		return;
+	reader = ta_ring_open(context->ring, context->event_count);
+	if (ta_unlikely(reader.head != reader.tail))
+		ta_drain_slow(context, work);
+}
+
+/* The index of io_cancel: cancel.c. */
+TA_HIDDEN void ta_index_add(struct ta_context *context, struct ta_slot *slot);
+TA_HIDDEN void ta_index_remove(struct ta_context *context, struct ta_slot *slot);
 
 /* What has arrived must not wait for somebody who sleeps.  The lock is held. */
 static inline void ta_wake_unaware(struct ta_context *context, struct ta_work *work)
@@ -671,6 +720,25 @@ static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slo
 	context->unaware = context->sleepers;
 }
 
+/* The rest of ta_end, when the ring is drained: for each, and for all together. */
+static inline void ta_end_drained(struct ta_context *context, struct ta_slot *slot, long result,
+				  struct ta_work *work)
+{
+	if (slot->epoch)
+		ta_epoch_leave(context, slot->epoch, work);
+	if (ta_unlikely(context->index != NULL))
+		ta_index_remove(context, slot);
+	ta_ready_push(context, slot, result);
+}
+
+static inline void ta_end_announce(struct ta_context *context, struct ta_work *work)
+{
+	context->may_post = true;
+	if (context->mode == TA_CONTEXT_OFFLOADED)
+		atomic_fetch_add(&context->word, 1);
+	ta_wake_unaware(context, work);
+}
+
 /* ---- request.c: submission ------------------------------------------------------------------- */
 
 TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr,
@@ -684,8 +752,6 @@ static inline bool ta_iocb_is_sync(const struct iocb *iocb)
 /* ---- cancel.c: cancellation ------------------------------------------------------------------ */
 
 TA_HIDDEN int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb);
-TA_HIDDEN void ta_index_add(struct ta_context *context, struct ta_slot *slot);
-TA_HIDDEN void ta_index_remove(struct ta_context *context, struct ta_slot *slot);
 
 /* ---- reap.c: waiting and reaping ------------------------------------------------------------- */
 
@@ -713,8 +779,27 @@ struct ta_file_identity {
 	uint32_t mode;
 };
 
-TA_HIDDEN long ta_file_transfer(bool is_write, int fd, const struct iovec *vector, unsigned count,
-				int64_t offset, int flags);
+TA_HIDDEN long ta_file_transfer_otherwise(bool is_write, int fd, const struct iovec *vector,
+					  unsigned count, int64_t offset, int flags);
+
+/*
+ * preadv2 and pwritev2; and what there is of them where they are missing (before Linux 4.6, in
+ * emulators): no flag, but that which means nothing here.  -1 is the file's own position.
+ */
+static inline long ta_file_transfer(bool is_write, int fd, const struct iovec *vector,
+				    unsigned count, int64_t offset, int flags)
+{
+	/* The system call takes it in two parts where a part is half of it. */
+	long low = (long)offset;
+	long high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
+	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, fd, (long)vector,
+				 (long)count, low, high, flags);
+
+	if (ta_likely(result != -ENOSYS))
+		return result;
+	return ta_file_transfer_otherwise(is_write, fd, vector, count, offset, flags);
+}
+
 TA_HIDDEN int ta_file_reopen_buffered(int fd, long file_flags);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
 TA_HIDDEN enum ta_file_class ta_file_classify(int fd, bool *is_direct);

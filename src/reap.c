@@ -113,7 +113,8 @@ static TA_COLD bool has_no_room(struct ta_context *context, struct io_event *eve
  * Takes up to nr ended requests.  Returns how many, or -EFAULT with nothing consumed if their
  * events cannot be written.  Only as much of the array is looked at as there is to write.
  */
-static long take(struct ta_context *context, struct io_event *events, long nr, struct ta_work *work)
+static inline __attribute__((always_inline)) long
+take(struct ta_context *context, struct io_event *events, long nr, struct ta_work *work)
 {
 	struct ta_ring_reader reader = open_ring(context);
 	long available = (long)context->ready_count + (long)ta_ring_available(reader);

@@ -23,35 +23,45 @@
 #include <fcntl.h>
 #include <stddef.h>
 
-/* What is copied within a moment: its event may wait for the next one. */
-#define MOMENT_BYTES 16384
-
 /* ---- gather ---------------------------------------------------------------------------------- */
 
-/*
- * Joins the open epoch of the slot's descriptor and learns what the descriptor is.  0 or -EAGAIN.
- */
-static inline int join_epoch(struct ta_batch *batch, struct ta_slot *slot)
+/* What the descriptor is: most elements of an array have the same. */
+static inline void look_up(struct ta_batch *batch, struct ta_slot *slot)
 {
 	int number = slot->iocb.aio_fildes;
-	bool is_direct;
-	enum ta_file_class file_class = ta_class_of(batch, number, &is_direct);
 
-	slot->file_class = (uint8_t)file_class;
-	if (ta_unlikely(file_class != TA_FILE_KERNEL || !ta_lines_are_empty()))
-		ta_route(batch, slot, file_class);
-	if (slot->state == TA_SLOT_KERNEL && batch->checked_number != number) {
-		batch->checked_number = number;
-		if (ta_unlikely(ta_file_may_have_changed(number, ta_iocb_is_read(&slot->iocb),
-							 is_direct))) {
-			file_class = ta_class_learn(batch, number, &is_direct);
-			slot->file_class = (uint8_t)file_class;
-			ta_route(batch, slot, file_class);
-		}
-	}
+	if (number != batch->number)
+		batch->file_class = ta_class_of(batch, number, &batch->is_direct);
+	batch->number = number;
+	slot->file_class = (uint8_t)batch->file_class;
+}
+
+/* A number that may hold its caller in the kernel is looked at once a batch. */
+static inline void check_number(struct ta_batch *batch, struct ta_slot *slot)
+{
+	int number = slot->iocb.aio_fildes;
+
+	if (slot->state != TA_SLOT_KERNEL || batch->checked_number == number)
+		return;
+	batch->checked_number = number;
+	if (ta_likely(!ta_file_may_have_changed(number, ta_iocb_is_read(&slot->iocb),
+						batch->is_direct)))
+		return;
+	batch->file_class = ta_class_learn(batch, number, &batch->is_direct);
+	slot->file_class = (uint8_t)batch->file_class;
+	ta_route(batch, slot);
+}
+
+/* Who is to have a read or write?  It joins the open epoch of its descriptor: 0 or -EAGAIN. */
+static inline int join_transfer(struct ta_batch *batch, struct ta_slot *slot)
+{
+	look_up(batch, slot);
+	if (slot->file_class != TA_FILE_KERNEL || ta_unlikely(!ta_lines_are_empty()))
+		ta_route(batch, slot);
+	check_number(batch, slot);
 	if (slot->flags & TA_SLOT_BRIEF)
 		return 0;
-	slot->epoch = ta_epoch_join(batch->context, number);
+	slot->epoch = ta_epoch_join(batch->context, slot->iocb.aio_fildes);
 	return slot->epoch ? 0 : -EAGAIN;
 }
 
@@ -102,11 +112,6 @@ static TA_COLD int gather_unwritable(struct ta_batch *batch, const struct iocb *
 	return result == -EBADF || result == -EINVAL ? result : -EFAULT;
 }
 
-static void store_key(struct iocb *iocb, unsigned key)
-{
-	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
-}
-
 /*
  * An fsync with nothing in flight anywhere is the kernel's without a further look; of a file in
  * memory it is over at once.
@@ -114,16 +119,15 @@ static void store_key(struct iocb *iocb, unsigned key)
 static int join_sync(struct ta_batch *batch, struct ta_slot *slot)
 {
 	struct ta_context *context = batch->context;
-	int number = slot->iocb.aio_fildes;
-	bool is_clear, is_direct;
+	bool is_clear;
 
-	slot->file_class = (uint8_t)ta_class_of(batch, number, &is_direct);
+	look_up(batch, slot);
 	is_clear = ta_sync_is_clear(context, &batch->work) && !ta_work_is_any(&batch->work);
 	if (is_clear && slot->file_class == TA_FILE_MEMORY) {
 		slot->flags |= TA_SLOT_AT_ONCE | TA_SLOT_BRIEF;
 		batch->brief++;
 	} else if (is_clear && context->mode == TA_CONTEXT_MEDIATED) {
-		slot->epoch = ta_epoch_join(context, number);
+		slot->epoch = ta_epoch_join(context, slot->iocb.aio_fildes);
 		return slot->epoch ? 0 : -EAGAIN;
 	}
 	slot->state = TA_SLOT_SUBMITTING;
@@ -139,7 +143,7 @@ static inline int join(struct ta_batch *batch, struct ta_slot *slot)
 	case IO_CMD_PWRITE:
 	case IO_CMD_PREADV:
 	case IO_CMD_PWRITEV:
-		return join_epoch(batch, slot);
+		return join_transfer(batch, slot);
 	case IO_CMD_FSYNC:
 	case IO_CMD_FDSYNC:
 		return join_sync(batch, slot);
@@ -192,7 +196,7 @@ static inline int gather_one(struct ta_batch *batch, struct iocb *iocb)
 	 * As the kernel does.  The slot keeps the old value until the kernel accepts it, for
 	 * elements that are given back.
 	 */
-	store_key(iocb, 0);
+	ta_store_key(iocb, 0);
 	batch->slots[batch->count++] = slot;
 	/* What an fsync finds in flight must not be what stands behind it. */
 	batch->is_cut = batch->mixed && ta_iocb_is_sync(&slot->iocb);
@@ -233,7 +237,7 @@ static void give_back(struct ta_batch *batch, long from, struct ta_work *work)
 		if (!slot)
 			continue;
 		if (slot->iocb.key != 0 && !(i == from && slot->flags & TA_SLOT_KEY_CLEARED))
-			store_key(slot->object, slot->iocb.key);
+			ta_store_key(slot->object, slot->iocb.key);
 		if (slot->epoch)
 			ta_epoch_leave(context, slot->epoch, work);
 		if (ta_unlikely(context->index != NULL))
@@ -359,35 +363,35 @@ static int carry_out(struct ta_batch *batch, struct ta_slot *slot, long done)
 	return accept(batch, false);
 }
 
-/* Carried out.  What waits for its event gets it now, unless the next is only a moment away. */
-static int accept_done(struct ta_batch *batch, const struct ta_slot *slot)
+/* What waits for its event gets it now, unless the next is only a moment away. */
+static inline int announce(struct ta_batch *batch)
 {
-	bool is_visible_now = slot->iocb.u.c.flags & IOCB_FLAG_RESFD || slot->result > MOMENT_BYTES;
+	const struct ta_slot *latest = batch->slots[batch->accepted - 1];
 
-	accept(batch, true);
-	return is_visible_now ? ta_at_once_finish(batch) : 0;
+	return latest->iocb.u.c.flags & IOCB_FLAG_RESFD || latest->result > TA_MOMENT_BYTES
+		       ? ta_at_once_finish(batch)
+		       : 0;
 }
 
-static int carry_at_once(struct ta_batch *batch, struct ta_slot *slot)
+static inline int carry_at_once(struct ta_batch *batch, struct ta_slot *slot)
 {
-	enum ta_verdict verdict = ta_at_once(batch, slot);
+	enum ta_verdict verdict = ta_at_once(batch);
 
 	if (ta_likely(verdict == TA_VERDICT_DONE))
-		return accept_done(batch, slot);
+		return announce(batch);
 	if (verdict == TA_VERDICT_KERNEL && batch->context->mode == TA_CONTEXT_MEDIATED)
 		return leave_to_kernel(batch, slot);
-	return carry_out(batch, slot, slot->result > 0 ? slot->result : 0);
+	return carry_out(batch, slot, slot->result);
 }
 
 /* It stands alone in its batch. */
 static int carry_sync(struct ta_batch *batch, struct ta_slot *slot)
 {
-	bool is_clear = slot->flags & TA_SLOT_AT_ONCE;
 	enum ta_sync_way way;
 	int result;
 
-	if (is_clear && ta_at_once(batch, slot) == TA_VERDICT_DONE)
-		return accept_done(batch, slot);
+	if (slot->flags & TA_SLOT_AT_ONCE && ta_at_once(batch) == TA_VERDICT_DONE)
+		return announce(batch);
 	result = begin_in_earnest(batch);
 	if (result == 0)
 		result = ta_sync_prepare(batch->context, slot, &way, &slot->result);
@@ -395,17 +399,20 @@ static int carry_sync(struct ta_batch *batch, struct ta_slot *slot)
 		return result;
 	if (way == TA_SYNC_HELD)
 		return accept(batch, false);
-	if (way == TA_SYNC_KERNEL &&
-	    (slot->file_class != TA_FILE_MEMORY || ta_at_once(batch, slot) != TA_VERDICT_DONE))
-		return leave_to_kernel(batch, slot);
-	return accept_done(batch, slot);
+	if (way == TA_SYNC_DONE) {
+		accept(batch, true);
+		return announce(batch);
+	}
+	if (slot->file_class == TA_FILE_MEMORY && ta_at_once(batch) == TA_VERDICT_DONE)
+		return announce(batch);
+	return leave_to_kernel(batch, slot);
 }
 
 /*
  * The turn of an element that is not the kernel's without a question.  0: it is accepted, or left
  * to the kernel; or why the batch ends before it.
  */
-static int carry(struct ta_batch *batch, struct ta_slot *slot)
+static inline int carry(struct ta_batch *batch, struct ta_slot *slot)
 {
 	if (!slot)
 		return accept(batch, true);
@@ -419,7 +426,7 @@ static int carry(struct ta_batch *batch, struct ta_slot *slot)
 /*
  * Gives the elements up to the one before end to the kernel.  False: it has not taken all.
  */
-static bool submit_run(struct ta_batch *batch, long end)
+static inline bool submit_run(struct ta_batch *batch, long end)
 {
 	long count = end - batch->accepted, result;
 
@@ -438,7 +445,7 @@ static bool submit_run(struct ta_batch *batch, long end)
 }
 
 /* The kernel's alone, unless something of a file has to come first. */
-static bool is_for_next_run(const struct ta_slot *slot)
+static inline bool is_for_next_run(const struct ta_slot *slot)
 {
 	return slot->state == TA_SLOT_KERNEL &&
 	       !(ta_iocb_is_transfer(&slot->iocb) && ta_line_is_busy(slot->iocb.aio_fildes));
@@ -446,30 +453,54 @@ static bool is_for_next_run(const struct ta_slot *slot)
 
 static void submit_in_order(struct ta_batch *batch)
 {
-	long i;
+	long next = batch->accepted;
 
-	for (i = 0; i < batch->count; i++) {
-		struct ta_slot *slot = batch->slots[i];
+	while (next < batch->count) {
+		struct ta_slot *slot = batch->slots[next];
 
-		if (slot && is_for_next_run(slot))
+		if (slot && is_for_next_run(slot)) {
+			next++;
 			continue;
-		if (!submit_run(batch, i))
+		}
+		if (!submit_run(batch, next))
 			return;
 		batch->error = carry(batch, slot);
 		if (batch->error < 0)
 			return;
+		/* Or it is left to the next run. */
+		next = batch->accepted > next ? batch->accepted : next + 1;
 	}
 	(void)submit_run(batch, batch->count);
+}
+
+/* Those that have not had their turn.  No lock is held.  Returns how many were accepted in all. */
+long ta_submit_rest(struct ta_batch *batch)
+{
+	struct ta_context *context = batch->context;
+	int result;
+
+	submit_in_order(batch);
+	result = ta_at_once_finish(batch);
+	if (ta_unlikely(result < 0 && batch->error == 0))
+		batch->error = result;
+	if (batch->accepted < batch->count)
+		settle_refused(batch, batch->accepted);
+	if (batch->is_counted) {
+		ta_lock(&context->lock);
+		ta_at_once_leave(batch);
+		ta_unlock(&context->lock);
+	}
+	end_earnest(batch);
+	return batch->accepted;
 }
 
 /*
  * The context's lock is held, and let go.  Only what is all brief goes without signals blocked: a
  * handler that finds it half-way finds nothing in flight.
  */
-static TA_COLD long submit_mixed(struct ta_batch *batch)
+static long submit_mixed(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
-	int result;
 
 	if (batch->brief < batch->count || ta_work_is_any(&batch->work)) {
 		(void)begin_locked(batch);
@@ -479,19 +510,7 @@ static TA_COLD long submit_mixed(struct ta_batch *batch)
 	}
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &batch->work);
-	submit_in_order(batch);
-	result = ta_at_once_finish(batch);
-	if (ta_unlikely(result < 0 && batch->error == 0))
-		batch->error = result;
-	if (batch->accepted < batch->count)
-		settle_refused(batch, batch->accepted);
-	if (ta_unlikely(batch->is_counted)) {
-		ta_lock(&context->lock);
-		ta_at_once_leave(batch);
-		ta_unlock(&context->lock);
-	}
-	end_earnest(batch);
-	return batch->accepted;
+	return ta_submit_rest(batch);
 }
 
 /* ---- io_submit ------------------------------------------------------------------------------- */
@@ -500,7 +519,7 @@ static TA_COLD long submit_mixed(struct ta_batch *batch)
  * Somebody sleeps until he is woken, and what wakes him may soon find no place in the ring.  The
  * lock is held.
  */
-static TA_COLD void wake_while_there_is_room(struct ta_context *context)
+TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
 {
 	if (ta_sleep_limit_ns(context) == TA_NO_DEADLINE || context->wake_posted)
 		return;
@@ -516,10 +535,12 @@ static long submit_batch(struct ta_batch *batch, long nr)
 	struct ta_context *context = batch->context;
 	long result;
 
+	if (ta_likely(ta_submit_plain(batch, nr)))
+		return batch->accepted;
 	gather(batch, nr);
 	context->may_post |= batch->mixed;
 	if (ta_unlikely(context->unlimited > 0))
-		wake_while_there_is_room(context);
+		ta_submit_wake_sleepers(context);
 	if (ta_unlikely(batch->mixed))
 		return submit_mixed(batch);
 	ta_unlock(&context->lock);
@@ -570,7 +591,9 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		batch.is_blocked = false;
 		batch.work = (struct ta_work){ 0 };
 		batch.error = 0;
-		batch.checked_number = batch.disk_number = -1;
+		batch.number = batch.checked_number = batch.disk_number = -1;
+		batch.file_class = TA_FILE_KERNEL;
+		batch.is_direct = false;
 		batch.tick_ns = 0;
 		accepted = submit_batch(&batch, step);
 		total += accepted;

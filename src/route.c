@@ -34,14 +34,6 @@
 #define ROUTABLE_FLAGS (RWF_HIPRI | SYNC_FLAGS | RWF_APPEND)
 /* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
 #define STREAM_FLAGS 0x1ffu
-/*
- * Reads outstanding at which the block layer may make even a read with RWF_NOWAIT wait for a free
- * tag.
- */
-#define TRIES_UNTIL 128
-/* What a write copies within microseconds. */
-#define BRIEF_BYTES 65536
-
 static void remember(struct ta_batch *batch, int number, enum ta_file_class file_class,
 		     bool is_direct)
 {
@@ -72,17 +64,12 @@ enum ta_file_class ta_class_settle(struct ta_batch *batch, int number, bool says
 	return file_class;
 }
 
-static bool may_try_reads(struct ta_process *process)
-{
-	return atomic_load_explicit(&process->reads_offloaded, memory_order_relaxed) < TRIES_UNTIL;
-}
-
 /* It is over before anybody could ask for it, and in flight for nobody. */
 static bool is_brief(const struct iocb *iocb)
 {
 	long bytes = ta_iocb_is_read(iocb) ? 0 : ta_bytes_asked(iocb);
 
-	return bytes >= 0 && bytes <= BRIEF_BYTES;
+	return bytes >= 0 && bytes <= TA_BRIEF_BYTES;
 }
 
 static void go_at_once(struct ta_batch *batch, struct ta_slot *slot)
@@ -95,27 +82,21 @@ static void go_at_once(struct ta_batch *batch, struct ta_slot *slot)
 }
 
 /* True: not the kernel's alone. */
-static bool route_read(struct ta_batch *batch, struct ta_slot *slot, enum ta_file_class file_class)
+static bool route_read(struct ta_batch *batch, struct ta_slot *slot)
 {
-	switch (file_class) {
-	case TA_FILE_DEVICE:
-	case TA_FILE_MEMORY:
+	enum ta_file_class file_class = (enum ta_file_class)slot->file_class;
+
+	if (ta_route_tries_reads(batch->process, file_class)) {
 		go_at_once(batch, slot);
 		return true;
-	case TA_FILE_BUFFERED:
-	case TA_FILE_CACHED:
-	case TA_FILE_SYNCHRONOUS:
-		if (may_try_reads(batch->process))
-			go_at_once(batch, slot);
-		return true;
-	default:
-		return file_class == TA_FILE_SLOW;
 	}
+	return file_class == TA_FILE_BUFFERED || file_class == TA_FILE_CACHED ||
+	       file_class == TA_FILE_SYNCHRONOUS || file_class == TA_FILE_SLOW;
 }
 
-static bool route_write(struct ta_batch *batch, struct ta_slot *slot, enum ta_file_class file_class)
+static bool route_write(struct ta_batch *batch, struct ta_slot *slot)
 {
-	switch (file_class) {
+	switch (slot->file_class) {
 	case TA_FILE_BUFFERED:
 	case TA_FILE_CACHED:
 		if (slot->iocb.aio_rw_flags & SYNC_FLAGS)
@@ -126,24 +107,24 @@ static bool route_write(struct ta_batch *batch, struct ta_slot *slot, enum ta_fi
 		go_at_once(batch, slot);
 		return true;
 	default:
-		return file_class == TA_FILE_SYNCHRONOUS;
+		return slot->file_class == TA_FILE_SYNCHRONOUS;
 	}
 }
 
-/* A read or write. */
-TA_COLD void ta_route(struct ta_batch *batch, struct ta_slot *slot, enum ta_file_class file_class)
+/* A read or write, of what slot->file_class says. */
+void ta_route(struct ta_batch *batch, struct ta_slot *slot)
 {
-	unsigned routable = file_class == TA_FILE_STREAM ? STREAM_FLAGS : ROUTABLE_FLAGS;
-	bool is_ours;
+	bool is_stream = slot->file_class == TA_FILE_STREAM, is_ours;
+	unsigned routable = is_stream ? STREAM_FLAGS : ROUTABLE_FLAGS;
 
 	if (slot->iocb.aio_rw_flags & ~routable)
 		return;
-	if (file_class == TA_FILE_STREAM)
+	if (is_stream)
 		is_ours = true;
 	else if (ta_iocb_is_read(&slot->iocb))
-		is_ours = route_read(batch, slot, file_class);
+		is_ours = route_read(batch, slot);
 	else
-		is_ours = route_write(batch, slot, file_class);
+		is_ours = route_write(batch, slot);
 	/* What the kernel would do must not overtake what stands in a line of its file. */
 	if (!is_ours && !ta_line_is_busy(slot->iocb.aio_fildes))
 		return;

@@ -5,11 +5,14 @@
  *	request.c	the steps: gathering, beginning in order, giving back
  *	route.c		what descriptors are, and who carries a request out
  *	at_once.c	requests that the calling thread carries out
+ *	plain.c		the short way of most of these
  */
 #ifndef TA_SUBMIT_H
 #define TA_SUBMIT_H
 
 #include "internal.h"
+
+#include <stddef.h>
 
 /*
  * Elements handled at a time: what their pointers take on the caller's stack (2 KiB) bounds it.
@@ -33,6 +36,9 @@ struct ta_batch {
 	bool is_counted; /* in context->at_once */
 	bool is_blocked; /* signals are, and the context is kept */
 	int error; /* why gathering ended early */
+	int number; /* the latest descriptor, and what it is */
+	enum ta_file_class file_class;
+	bool is_direct;
 	int checked_number; /* the descriptor that was last seen to be what it was */
 	int disk_number; /* the same of one whose file is on a disk */
 	int64_t tick_ns;
@@ -51,13 +57,50 @@ static inline bool ta_iocb_is_vector(const struct iocb *iocb)
 	return iocb->aio_lio_opcode == IO_CMD_PREADV || iocb->aio_lio_opcode == IO_CMD_PWRITEV;
 }
 
+static inline void ta_store_key(struct iocb *iocb, unsigned key)
+{
+	memcpy((char *)iocb + offsetof(struct iocb, key), &key, sizeof(key));
+}
+
+/* What a write copies within microseconds. */
+#define TA_BRIEF_BYTES 65536
+/* What is copied within a moment: its event may wait for the next one. */
+#define TA_MOMENT_BYTES 16384
+
+/* ---- request.c ------------------------------------------------------------------------------- */
+
+TA_HIDDEN long ta_submit_rest(struct ta_batch *batch);
+TA_HIDDEN void ta_submit_wake_sleepers(struct ta_context *context);
+
+/* ---- plain.c --------------------------------------------------------------------------------- */
+
+TA_HIDDEN bool ta_submit_plain(struct ta_batch *batch, long nr);
+
 /* ---- route.c --------------------------------------------------------------------------------- */
 
 TA_HIDDEN enum ta_file_class ta_class_learn(struct ta_batch *batch, int number, bool *is_direct);
 TA_HIDDEN enum ta_file_class ta_class_settle(struct ta_batch *batch, int number,
 					     bool says_would_block);
-TA_HIDDEN void ta_route(struct ta_batch *batch, struct ta_slot *slot,
-			enum ta_file_class file_class);
+TA_HIDDEN void ta_route(struct ta_batch *batch, struct ta_slot *slot);
+
+/*
+ * Reads outstanding at which the block layer may make even a read with RWF_NOWAIT wait for a free
+ * tag.
+ */
+#define TA_TRIES_UNTIL 128
+
+/* Do reads of such a file go at once? */
+static inline bool ta_route_tries_reads(struct ta_process *process, enum ta_file_class file_class)
+{
+	const unsigned always = 1u << TA_FILE_DEVICE | 1u << TA_FILE_MEMORY;
+	const unsigned often =
+		1u << TA_FILE_BUFFERED | 1u << TA_FILE_CACHED | 1u << TA_FILE_SYNCHRONOUS;
+
+	return 1u << file_class & always ||
+	       (1u << file_class & often &&
+		atomic_load_explicit(&process->reads_offloaded, memory_order_relaxed) <
+			TA_TRIES_UNTIL);
+}
 
 /*
  * The class of a descriptor is known for one tick of the kernel's clock, by number, in one word:
@@ -102,12 +145,14 @@ static inline enum ta_file_class ta_class_of(struct ta_batch *batch, int number,
 /* ---- at_once.c ------------------------------------------------------------------------------- */
 
 enum ta_verdict {
-	TA_VERDICT_DONE, /* slot->result is its result */
+	TA_VERDICT_DONE, /* it is accepted, and perhaps some that follow it */
 	TA_VERDICT_KERNEL, /* not begun: the kernel refuses it, or does it, in its own way */
-	TA_VERDICT_WORK, /* it would wait; slot->result is how much is done, if it is positive */
+	TA_VERDICT_WORK, /* it would wait; slot->result is how much is done */
 };
 
-TA_HIDDEN enum ta_verdict ta_at_once(struct ta_batch *batch, struct ta_slot *slot);
+TA_HIDDEN enum ta_verdict ta_at_once(struct ta_batch *batch);
+TA_HIDDEN enum ta_verdict ta_at_once_look_again(struct ta_batch *batch, int number);
+TA_HIDDEN bool ta_at_once_accept_part(struct ta_batch *batch, long count, long done);
 TA_HIDDEN int ta_at_once_finish(struct ta_batch *batch);
 TA_HIDDEN void ta_at_once_leave(struct ta_batch *batch);
 /* The bytes that a transfer asks for, as the kernel cuts them; -1 if that cannot be told. */

@@ -93,6 +93,7 @@ void ta_thread_abandon_locks(void)
 		if (!lock) {
 			ta_thread_leave();
 		} else if ((atomic_load(&lock->word) & ~TA_LOCK_AWAITED) == ta_thread.id) {
+			ta_context_mend(lock);
 			ta_unlock(lock);
 		} else {
 			/*

@@ -177,6 +177,8 @@ static inline void ta_thread_leave(void)
  * go.  What they guard may be half changed; others must get on for the rest of the process's life.
  */
 TA_HIDDEN void ta_thread_abandon_locks(void);
+/* context.c: the lock, which is held, may be a context's, left in the middle of a step. */
+TA_HIDDEN void ta_context_mend(struct ta_lock *lock);
 
 TA_HIDDEN bool ta_thread_was_left(const char *frame);
 

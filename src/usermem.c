@@ -17,16 +17,13 @@
 
 #include <string.h>
 
-/* The smallest page size there is; larger pages are asked about in pieces. */
-#define PAGE_SHIFT 12
-
 static bool page_answers(uintptr_t page, bool write)
 {
 	/*
 	 * Not the first word: in the first page that would be a null pointer, which asks for
 	 * nothing.
 	 */
-	uintptr_t address = (page << PAGE_SHIFT) + 8;
+	uintptr_t address = (page << TA_PAGE_SHIFT) + 8;
 	uint32_t add_nothing = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, 0);
 	uint32_t unused_word = 0;
 
@@ -36,42 +33,32 @@ static bool page_answers(uintptr_t page, bool write)
 	return ta_syscall4(SYS_rt_sigprocmask, -1, address, NULL, 8) != -EFAULT;
 }
 
-#ifndef TA_UNCHECKED_MEMORY
-
-static uintptr_t known_value(uintptr_t page, bool write)
-{
-	/* Never zero, which is an empty entry. */
-	return page << 2 | 2 | (write ? 1 : 0);
-}
-
 static TA_COLD bool ask(_Atomic uintptr_t *entry, uintptr_t page, bool write)
 {
 	if (!page_answers(page, write))
 		return false;
 	/* relaxed: the word is the whole message. */
-	atomic_store_explicit(entry, known_value(page, write), memory_order_relaxed);
+	atomic_store_explicit(entry, ta_page_value(page, write), memory_order_relaxed);
 	return true;
 }
 
-/* Can all of it be read, or written if write is set?  Fast path: a load and a comparison a page. */
-bool ta_memory_probe(const void *address, size_t bytes, bool write)
+bool ta_memory_probe_slow(const void *address, size_t bytes, bool write)
 {
 	struct ta_process *process = ta_process();
-	uintptr_t page = (uintptr_t)address >> PAGE_SHIFT;
+	uintptr_t page = (uintptr_t)address >> TA_PAGE_SHIFT;
 	uintptr_t last;
 
 	if (bytes == 0)
 		return true;
 	if ((uintptr_t)address + bytes - 1 < (uintptr_t)address)
 		return false;
-	for (last = ((uintptr_t)address + bytes - 1) >> PAGE_SHIFT; page <= last; page++) {
-		_Atomic uintptr_t *entry =
-			&process->known_pages[(page ^ page >> 10) % TA_KNOWN_PAGES];
+	for (last = ((uintptr_t)address + bytes - 1) >> TA_PAGE_SHIFT; page <= last; page++) {
+		_Atomic uintptr_t *entry = ta_page_entry(process, page);
 		uintptr_t known = atomic_load_explicit(entry, memory_order_relaxed);
 
 		/* What is writable is readable. */
-		if (ta_likely(known == known_value(page, true) ||
-			      (!write && known == known_value(page, false))))
+		if (ta_likely(known == ta_page_value(page, true) ||
+			      (!write && known == ta_page_value(page, false))))
 			continue;
 		if (!ask(entry, page, write))
 			return false;
@@ -79,12 +66,10 @@ bool ta_memory_probe(const void *address, size_t bytes, bool write)
 	return true;
 }
 
-#endif
-
 /* Can it be written now, whatever is remembered of its page? */
 bool ta_memory_ask(const void *address)
 {
-	return page_answers((uintptr_t)address >> PAGE_SHIFT, true);
+	return page_answers((uintptr_t)address >> TA_PAGE_SHIFT, true);
 }
 
 bool ta_copy_in(void *to, const void *from, size_t bytes)

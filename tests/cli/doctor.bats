@@ -170,7 +170,7 @@ doctor_without()
 	is .engines.native.errno ENOSYS
 	is .engines.native.lacks kernel_aio
 	is .environment.engine threads
-	is '.files[0] | [.buffered_reads, .direct_reads, .writes, .fsync] | flatten | unique | @json' '["threads"]'
+	is '.files[0] | [.buffered_reads, .direct_reads, .writes, .fsync] | flatten | contains(["kernel_aio"])' false
 	is .features.io_cmd_poll null
 	is '.advice | length' 1
 	says "Programs that take their events from the kernel's ring by themselves get kernel AIO's error."
@@ -321,7 +321,7 @@ END
 	is .environment.engine threads
 	is .environment.threads_max 1024
 	is .environment.TRUEAIO_ENGINE threads
-	is '.files[0].writes | @json' '["threads"]'
+	is '.files[0] | [.writes, .fsync] | flatten | contains(["kernel_aio"])' false
 	says "TRUEAIO_ENGINE=threads: programs get the engine threads"
 	says "TRUEAIO_THREADS=5000: at most 1024 worker threads"
 	says "TRUEAIO_LOG=/dev/null"

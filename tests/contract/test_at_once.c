@@ -60,6 +60,7 @@ CASE(cached_transfers_are_over_when_submit_returns)
 {
 	int file = scratch_file(FILE_BYTES);
 
+	NEEDS_FLAGS();
 	transfers_are_over(file);
 	close(file);
 }
@@ -68,6 +69,7 @@ CASE(transfers_of_files_in_memory_are_over_when_submit_returns)
 {
 	int file = memory_file(FILE_BYTES);
 
+	NEEDS_FLAGS();
 	transfers_are_over(file);
 	close(file);
 }
@@ -166,6 +168,7 @@ CASE(each_request_of_an_array_finds_what_those_before_it_did)
 	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
 	int files[2] = { file, memory };
 
+	NEEDS_FLAGS();
 	for (int i = 0; i < 2; i++) {
 		int other = reopen_file(files[i], O_RDWR);
 
@@ -207,6 +210,7 @@ CASE(a_write_that_fails_is_not_made_again)
 	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
 	struct rlimit old, limit;
 
+	NEEDS_FLAGS();
 	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
 	limit = (struct rlimit){ FILE_BYTES, old.rlim_max };
 	signal(SIGXFSZ, count_signal);
@@ -217,6 +221,226 @@ CASE(a_write_that_fails_is_not_made_again)
 	signal(SIGXFSZ, SIG_DFL);
 	close(file);
 	close(memory);
+}
+
+/* ---- neighbours ------------------------------------------------------------------------------ */
+
+/* Elements that follow one another in the array and in their file; each has its own result. */
+#define NEIGHBOURS 40
+
+struct row {
+	struct iocb iocbs[NEIGHBOURS];
+	char buffers[NEIGHBOURS][PAGE];
+};
+
+static struct row row;
+
+static void prepare_row(int file, long long from, bool writing)
+{
+	for (int i = 0; i < NEIGHBOURS; i++) {
+		long long at = from + (long long)i * PAGE;
+
+		if (writing) {
+			memset(row.buffers[i], 'a' + i % 26, PAGE);
+			io_prep_pwrite(&row.iocbs[i], file, row.buffers[i], PAGE, at);
+		} else {
+			memset(row.buffers[i], 0, PAGE);
+			io_prep_pread(&row.iocbs[i], file, row.buffers[i], PAGE, at);
+		}
+	}
+}
+
+static void submit_row(io_context_t ctx, const long results[NEIGHBOURS], const char *what)
+{
+	struct io_event events[NEIGHBOURS];
+
+	expect_all_submitted(ctx, row.iocbs, NEIGHBOURS, what);
+	ck_assert_int_eq(io_getevents(ctx, NEIGHBOURS, NEIGHBOURS, events, NULL), NEIGHBOURS);
+	for (int i = 0; i < NEIGHBOURS; i++) {
+		long element = events[i].obj - row.iocbs;
+
+		ck_assert(element >= 0 && element < NEIGHBOURS);
+		ck_assert_msg((long)events[i].res == results[element],
+			      "%s: element %ld: %ld, not %ld", what, element, (long)events[i].res,
+			      results[element]);
+	}
+}
+
+/* The file ends in the middle of the element in the middle, whose neighbour's buffer is bad. */
+static void read_row(int file, bool is_cold)
+{
+	io_context_t ctx = new_context(NEIGHBOURS);
+	long long from = (long long)FILE_BYTES - NEIGHBOURS / 2 * PAGE - 100;
+	long results[NEIGHBOURS];
+
+	prepare_row(file, from, false);
+	row.iocbs[3].u.c.buf = unreadable_page();
+	for (int i = 0; i < NEIGHBOURS; i++)
+		results[i] = i == 3 ? -EFAULT : i < NEIGHBOURS / 2 ? PAGE : 0;
+	results[NEIGHBOURS / 2] = 100;
+	if (is_cold)
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+	submit_row(ctx, results, is_cold ? "cold reads" : "reads");
+	for (int i = 0; i < NEIGHBOURS; i++)
+		if (results[i] > 0)
+			expect_pattern(row.buffers[i], from + i * PAGE, (size_t)results[i], HERE);
+	free_context(ctx);
+}
+
+/* The limit on the size of files is in the middle of the element in the middle. */
+static void write_row(int file, long long from)
+{
+	struct rlimit old, limit;
+	io_context_t ctx = new_context(NEIGHBOURS);
+	long results[NEIGHBOURS];
+	char found[PAGE];
+
+	prepare_row(file, from, true);
+	row.iocbs[3].u.c.buf = unreadable_page();
+	for (int i = 0; i < NEIGHBOURS; i++)
+		results[i] = i == 3 ? -EFAULT : i < NEIGHBOURS / 2 ? PAGE : -EFBIG;
+	results[NEIGHBOURS / 2] = 100;
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
+	limit = (struct rlimit){ (rlim_t)(from + NEIGHBOURS / 2 * PAGE + 100), old.rlim_max };
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	submit_row(ctx, results, "writes");
+	setrlimit(RLIMIT_FSIZE, &old);
+	signal(SIGXFSZ, SIG_DFL);
+	for (int i = 0; i < NEIGHBOURS; i++) {
+		if (results[i] <= 0)
+			continue;
+		ck_assert_int_eq(pread(file, found, (size_t)results[i], from + i * PAGE),
+				 results[i]);
+		ck_assert(memcmp(found, row.buffers[i], (size_t)results[i]) == 0);
+	}
+	free_context(ctx);
+}
+
+static void append_row(int file)
+{
+	io_context_t ctx = new_context(NEIGHBOURS);
+	int append = reopen_file(file, O_WRONLY | O_APPEND);
+	long results[NEIGHBOURS];
+	char found[PAGE];
+
+	ck_assert_int_eq(ftruncate(file, 10), 0);
+	prepare_row(append, 0, true);
+	for (int i = 0; i < NEIGHBOURS; i++)
+		results[i] = PAGE;
+	submit_row(ctx, results, "appends");
+	for (int i = 0; i < NEIGHBOURS; i++) {
+		ck_assert_int_eq(pread(file, found, PAGE, 10 + i * PAGE), PAGE);
+		ck_assert(memcmp(found, row.buffers[i], PAGE) == 0);
+	}
+	free_context(ctx);
+	close(append);
+}
+
+/* A short append must not be made again. */
+static void append_to_limit(int file)
+{
+	struct rlimit old, limit = { 0 };
+	io_context_t ctx = new_context(NEIGHBOURS);
+	int append = reopen_file(file, O_WRONLY | O_APPEND);
+	long results[NEIGHBOURS];
+
+	ck_assert_int_eq(ftruncate(file, 10), 0);
+	prepare_row(append, 0, true);
+	for (int i = 0; i < NEIGHBOURS; i++)
+		results[i] = i < 5 ? PAGE : -EFBIG;
+	results[5] = 100;
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
+	limit = (struct rlimit){ 10 + 5 * PAGE + 100, old.rlim_max };
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	submit_row(ctx, results, "appends to the limit");
+	setrlimit(RLIMIT_FSIZE, &old);
+	signal(SIGXFSZ, SIG_DFL);
+	free_context(ctx);
+	close(append);
+}
+
+/* Whatever follows whatever: as if one after the other. */
+#define MODEL_PAGES 8
+
+struct place {
+	int fd;
+	int file; /* which one it opens */
+};
+
+static void compare_with_model(const struct place *places, int place_count, unsigned seed)
+{
+	static char model[2][MODEL_PAGES][PAGE], expected[NEIGHBOURS][PAGE];
+	io_context_t ctx = new_context(NEIGHBOURS);
+	long results[NEIGHBOURS];
+
+	for (int i = 0; i < 2; i++) {
+		memset(model[i], '.', sizeof(model[i]));
+		ck_assert_int_eq(pwrite(places[i].fd, model[i], sizeof(model[i]), 0),
+				 sizeof(model[i]));
+	}
+	for (int i = 0, page = 0; i < NEIGHBOURS; i++) {
+		const struct place *place = &places[rand_r(&seed) % place_count];
+		bool reads = rand_r(&seed) % 4 == 0;
+
+		/* Often the next one, of the same opening. */
+		if (i > 0 && rand_r(&seed) % 4 > 0)
+			page = (page + 1) % MODEL_PAGES;
+		else
+			page = (int)(rand_r(&seed) % MODEL_PAGES);
+		if (rand_r(&seed) % 4 > 0)
+			place = &places[0];
+		memset(row.buffers[i], reads ? 0 : (int)('A' + i % 26), PAGE);
+		results[i] = PAGE;
+		if (reads) {
+			memcpy(expected[i], model[place->file][page], PAGE);
+			io_prep_pread(&row.iocbs[i], place->fd, row.buffers[i], PAGE, page * PAGE);
+		} else {
+			memcpy(expected[i], row.buffers[i], PAGE);
+			memcpy(model[place->file][page], row.buffers[i], PAGE);
+			io_prep_pwrite(&row.iocbs[i], place->fd, row.buffers[i], PAGE, page * PAGE);
+		}
+	}
+	submit_row(ctx, results, "a mixed row");
+	for (int i = 0; i < NEIGHBOURS; i++)
+		ck_assert_msg(memcmp(row.buffers[i], expected[i], PAGE) == 0, "seed %u: element %d",
+			      seed, i);
+	free_context(ctx);
+}
+
+CASE(arrays_do_what_their_elements_would_do_one_by_one)
+{
+	int file = scratch_file(FILE_BYTES), memory = memory_file(FILE_BYTES);
+	struct place places[4] = { { file, 0 }, { memory, 1 } };
+
+	NEEDS_FLAGS();
+	places[2] = (struct place){ reopen_file(file, O_RDWR), 0 };
+	places[3] = (struct place){ reopen_file(memory, O_RDWR), 1 };
+	for (unsigned seed = 1; seed <= 200; seed++)
+		compare_with_model(places, 4, seed);
+	for (int i = 0; i < 4; i++)
+		close(places[i].fd);
+}
+
+CASE(neighbours_have_results_of_their_own)
+{
+	int files[2] = { scratch_file(FILE_BYTES), memory_file(0) };
+
+	fill_pattern(data, 0, sizeof(data));
+	for (size_t at = 0; at < FILE_BYTES; at += sizeof(data)) {
+		fill_pattern(data, (off_t)at, sizeof(data));
+		ck_assert_int_eq(pwrite(files[1], data, sizeof(data), (off_t)at), sizeof(data));
+	}
+	for (int i = 0; i < 2; i++) {
+		read_row(files[i], false);
+		read_row(files[i], true);
+		write_row(files[i], 0);
+		write_row(files[i], (long long)FILE_BYTES);
+		append_row(files[i]);
+		append_to_limit(files[i]);
+		close(files[i]);
+	}
 }
 
 /* ---- while it lasts -------------------------------------------------------------------------- */
