@@ -6,8 +6,8 @@
  * does not fit, or is not done by its first system call, goes on the general way (request.c).
  *
  * The budget of an array of n cached reads that follow one another in their file, from io_submit to
- * the return of io_getevents, in instructions of the library on x86-64: 700 and 175 for each (of
- * reads here and there 290).  Beside these two locks, and one system call for each stretch of the
+ * the return of io_getevents, in instructions of the library on x86-64: 700 and 165 for each (of
+ * reads here and there 220).  Beside these three locks, and one system call for each stretch of the
  * file.  tests/budget holds it to that.
  */
 #include "submit.h"
