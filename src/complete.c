@@ -94,6 +94,15 @@ void ta_complete_end(struct ta_context *context)
 
 /* ---- what a step leaves to do ---------------------------------------------------------------- */
 
+/* How many events wake all who sleep now; those who sleep again say it again.  The lock is held. */
+uint32_t ta_wake_events(struct ta_context *context)
+{
+	uint32_t events = context->most_wanted > 1 ? context->most_wanted : 1;
+
+	context->most_wanted = 0;
+	return events;
+}
+
 /*
  * Somebody sleeps who has not seen all that has arrived.  The lock is held.  The context stays
  * until the wake-up is given: its ring must not be another context's by then.
@@ -104,10 +113,10 @@ TA_COLD void ta_want_wake(struct ta_context *context, struct ta_work *work)
 		return;
 	context->wake_posted = context->mode == TA_CONTEXT_MEDIATED;
 	context->inside++;
-	work->wake = true;
+	work->wake = ta_wake_events(context);
 }
 
-static void wake(struct ta_context *context)
+static void wake(struct ta_context *context, uint32_t events)
 {
 	bool is_lost = false;
 
@@ -115,7 +124,7 @@ static void wake(struct ta_context *context)
 		ta_futex_wake(&context->word, INT_MAX);
 	else
 		/* No place in the ring: the sleepers look for themselves before long (reap.c). */
-		is_lost = ta_kaio_post(context->kernel_handle) < 0;
+		is_lost = ta_kaio_post(context->kernel_handle, events) < 0;
 	ta_lock(&context->lock);
 	if (is_lost)
 		context->wake_posted = false;
@@ -128,7 +137,7 @@ TA_COLD void ta_work_finish_slow(struct ta_context *context, struct ta_work *wor
 	struct ta_operation *operation;
 
 	if (work->wake)
-		wake(context);
+		wake(context, work->wake);
 	if (work->issue)
 		ta_syncs_issue(work->issue);
 	while ((operation = work->ended) != NULL) {

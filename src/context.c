@@ -395,7 +395,7 @@ static void reset(struct ta_context *context, unsigned nr_events, enum ta_contex
 	context->dying = false;
 	context->sequence = 0;
 	context->at_once = 0;
-	context->sleepers = context->unaware = context->unlimited = 0;
+	context->sleepers = context->unaware = context->unlimited = context->most_wanted = 0;
 	context->wake_posted = false;
 	context->may_post = false;
 	context->slot_count = capacity_of(context);
@@ -647,7 +647,7 @@ static bool finish_mediated(struct ta_context *context)
 	free_ready(context);
 	is_idle = context->used == context->operations;
 	if (is_idle && context->sleepers > 0)
-		is_idle = ta_kaio_post(context->kernel_handle) == 0;
+		is_idle = ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;
 	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
 	ta_lock(&context->lock);
@@ -663,7 +663,7 @@ static void wake_sleepers(struct ta_context *context)
 	if (context->mode == TA_CONTEXT_OFFLOADED)
 		ta_futex_wake(&context->word, INT32_MAX);
 	else if (context->mode == TA_CONTEXT_MEDIATED && context->sleepers > 0)
-		ta_kaio_post(context->kernel_handle);
+		ta_kaio_post(context->kernel_handle, ta_wake_events(context));
 }
 
 /* What a context kept of descriptors; the lock is held. */

@@ -129,7 +129,7 @@ static bool sleep_in(struct ta_context *context, const struct ta_signals *signal
 	sleeps = context->mode == TA_CONTEXT_MEDIATED && context->ring && !context->dying &&
 		 atomic_load(&context->owed) > 0;
 	if (sleeps)
-		(void)ta_sleep_in_kernel(context, ta_now_ns() + FOLLOW_SLICE_NS, signals);
+		(void)ta_sleep_in_kernel(context, 1, ta_now_ns() + FOLLOW_SLICE_NS, signals);
 	ta_unlock(&context->lock);
 	return sleeps;
 }

@@ -214,6 +214,7 @@ struct ta_context {
 	uint32_t sleepers; /* threads that sleep, or are about to */
 	uint32_t unaware; /* of these, those that have not looked since the last arrival */
 	uint32_t unlimited; /* of these, those that sleep until there is an event */
+	uint32_t most_wanted; /* events that one of them may sleep for: as many wake it */
 	bool wake_posted; /* a wake-up is in the ring and not yet drained */
 	bool may_post; /* requests have ended here, or will, that are not the kernel's */
 	_Atomic uint32_t word; /* of an offloaded context: changes with each arrival */
@@ -338,7 +339,7 @@ struct ta_operation {
 struct ta_work {
 	struct ta_sync *issue; /* syncs whose turn has come */
 	struct ta_operation *ended; /* held fsyncs whose events are in a pass-through ring */
-	bool wake; /* somebody sleeps who must look; counted in context->inside */
+	uint32_t wake; /* events that wake those who sleep and must look; counted in inside */
 };
 
 static inline bool ta_work_is_any(const struct ta_work *work)
@@ -534,8 +535,11 @@ TA_HIDDEN long ta_kaio_submit(unsigned long handle, long count, struct iocb **io
 TA_HIDDEN int ta_kaio_cancel(unsigned long handle, struct iocb *iocb, struct io_event *event);
 TA_HIDDEN int ta_kaio_getevents(unsigned long handle, long min_nr, long nr, struct io_event *events,
 				const struct timespec *timeout, const void *mask);
-TA_HIDDEN int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const void *mask);
-TA_HIDDEN int ta_kaio_post(unsigned long handle);
+TA_HIDDEN int ta_kaio_wait(unsigned long handle, uint32_t events, int64_t deadline_ns,
+			   const void *mask);
+TA_HIDDEN int ta_kaio_post(unsigned long handle, uint32_t events);
+/* As many events are posted, or waited for, at once. */
+#define TA_POSTED_MAX 64
 TA_HIDDEN int ta_kaio_check(unsigned long handle, const struct iocb *like);
 TA_HIDDEN void ta_thread_becomes_foreign(int own_wake_fd);
 /* A descriptor that such a thread, or another, posts with; or a negative errno. */
@@ -669,6 +673,7 @@ TA_HIDDEN void ta_end(struct ta_context *context, struct ta_slot *slot, long res
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
 TA_HIDDEN void ta_complete_end(struct ta_context *context);
 TA_HIDDEN void ta_want_wake(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN uint32_t ta_wake_events(struct ta_context *context);
 TA_HIDDEN void ta_work_finish_slow(struct ta_context *context, struct ta_work *work);
 
 /*
@@ -767,7 +772,8 @@ struct ta_wait {
 };
 
 TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wait *wait);
-TA_HIDDEN int ta_sleep_in_kernel(struct ta_context *context, int64_t deadline_ns, const void *mask);
+TA_HIDDEN int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadline_ns,
+				 const void *mask);
 TA_HIDDEN int64_t ta_sleep_limit_ns(const struct ta_context *context);
 
 /* ---- file.c: what a descriptor is ------------------------------------------------------------ */

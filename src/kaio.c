@@ -80,10 +80,11 @@ static int wait_with_mask_beside(unsigned long handle, const struct timespec *li
 }
 
 /*
- * Sleeps until the ring is not empty, with this mask of signals: 0; or -ETIMEDOUT, -EINTR, -EINVAL
- * (the context is gone).  Consumes nothing.
+ * Sleeps until the ring, if it is empty now, has so many events, with this mask of signals: 0; or
+ * -ETIMEDOUT, -EINTR, -EINVAL (the context is gone).  Before Linux 6.8 the first event ends it.
+ * Consumes nothing.
  */
-int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const void *mask)
+int ta_kaio_wait(unsigned long handle, uint32_t events, int64_t deadline_ns, const void *mask)
 {
 	struct timespec timeout, *limit = NULL;
 	int result;
@@ -96,7 +97,7 @@ int ta_kaio_wait(unsigned long handle, int64_t deadline_ns, const void *mask)
 		timeout = ta_timespec(left_ns);
 		limit = &timeout;
 	}
-	result = ta_kaio_getevents(handle, 1, 1, UNWRITABLE, limit, mask);
+	result = ta_kaio_getevents(handle, events, events, UNWRITABLE, limit, mask);
 	if (ta_unlikely(result == -ENOSYS || result == -EPERM))
 		result = wait_with_mask_beside(handle, limit, mask);
 	if (result == -EFAULT)
@@ -161,13 +162,14 @@ bool ta_kaio_can_post(void)
 }
 
 /*
- * Puts an event that names no slot into the ring.  0, -EAGAIN when the ring is full, or another
- * negative errno.
+ * Puts so many events that name no slot into the ring.  0, -EAGAIN when the ring is full, or
+ * another negative errno.
  */
-int ta_kaio_post(unsigned long handle)
+int ta_kaio_post(unsigned long handle, uint32_t events)
 {
-	struct iocb iocb, *list = &iocb;
+	struct iocb iocb, *list[TA_POSTED_MAX];
 	int fd = wake_fd();
+	uint32_t i;
 	long result;
 
 	if (fd < 0)
@@ -176,8 +178,10 @@ int ta_kaio_post(unsigned long handle)
 	iocb.aio_lio_opcode = IO_CMD_POLL;
 	iocb.aio_fildes = fd;
 	iocb.u.poll.events = POLLIN | POLLOUT;
-	result = ta_kaio_submit(handle, 1, &list);
-	return result == 1 ? 0 : result < 0 ? (int)result : -EAGAIN;
+	for (i = 0; i < events; i++)
+		list[i] = &iocb;
+	result = ta_kaio_submit(handle, (long)events, list);
+	return result == (long)events ? 0 : result < 0 ? (int)result : -EAGAIN;
 }
 
 /*

@@ -414,8 +414,8 @@ static struct ta_operation *new_operation(struct ta_context *context, struct ta_
 	operation->flags = (int)iocb->aio_rw_flags;
 	operation->offset = iocb->u.c.offset;
 	operation->nonblocking = operation->flags & RWF_NOWAIT;
-	if (iocb->u.c.flags & IOCB_FLAG_IOPRIO)
-		operation->io_priority = (uint16_t)iocb->aio_reqprio;
+	operation->io_priority =
+		iocb->u.c.flags & IOCB_FLAG_IOPRIO ? (uint16_t)iocb->aio_reqprio : ta_io_priority();
 	if (iocb->u.c.flags & IOCB_FLAG_RESFD)
 		operation->resfd = (int)iocb->u.c.resfd;
 	return operation;

@@ -157,25 +157,48 @@ int64_t ta_sleep_limit_ns(const struct ta_context *context)
 }
 
 /*
- * Sleeps until the ring is not empty, or a little while where that may not tell.  0, -ETIMEDOUT,
- * -EINTR, or -EINVAL if the context is gone.  The lock is held, and let go meanwhile.  Afterwards
- * the context may be another's: see is_stranger.
+ * Where all that can come is the kernel's, it is told how many events are wanted, and wakes the
+ * thread once for them.  Others may drain what it counts, and then have to post as many; so it
+ * looks for itself from time to time.
  */
-int ta_sleep_in_kernel(struct ta_context *context, int64_t deadline_ns, const void *mask)
+static uint32_t events_to_sleep_for(const struct ta_context *context, uint32_t want)
+{
+	uint32_t most = context->slot_count / 4;
+
+	if (context->may_post || want <= 1 || most <= 1)
+		return 1;
+	if (most > TA_POSTED_MAX)
+		most = TA_POSTED_MAX;
+	return want < most ? want : most;
+}
+
+/*
+ * Sleeps until the ring is not empty, or has what is wanted; or a little while where that may not
+ * tell.  0, -ETIMEDOUT, -EINTR, or -EINVAL if the context is gone.  The lock is held, and let go
+ * meanwhile.  Afterwards the context may be another's, which its generation tells.
+ */
+int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadline_ns,
+		       const void *mask)
 {
 	int64_t limit_ns = ta_kaio_can_post() ? ta_sleep_limit_ns(context) : SHORT_SLEEP_NS;
-	bool is_short = limit_ns != TA_NO_DEADLINE;
 	uint32_t generation = context->generation, seen = context->arrivals;
+	uint32_t events = events_to_sleep_for(context, want);
 	unsigned long kernel_handle = context->kernel_handle;
 	int64_t until_ns = deadline_ns;
+	bool is_short;
 	int result;
 
+	if (events > context->most_wanted)
+		context->most_wanted = events;
+	if (events > 1 && limit_ns == TA_NO_DEADLINE)
+		limit_ns = LONG_SLEEP_NS;
+	is_short = limit_ns != TA_NO_DEADLINE;
 	if (is_short && deadline_ns - ta_now_ns() > limit_ns)
 		until_ns = ta_now_ns() + limit_ns;
 	context->sleepers++;
 	context->unlimited += !is_short;
 	ta_unlock(&context->lock);
-	result = ta_kaio_wait(kernel_handle, until_ns, mask);
+	result = ta_kaio_wait(kernel_handle, events, until_ns, mask);
 	ta_lock(&context->lock);
 	if (context->generation != generation)
 		return -EINVAL;
@@ -266,7 +289,8 @@ static int sleep_once(struct ta_context *context, struct waiting *waiting)
 		return sleep_on_word(context, waiting);
 	if (context->ready_count > 0 && context->unaware > 0)
 		return step_aside(context, waiting);
-	return ta_sleep_in_kernel(context, waiting->deadline_ns, mask);
+	return ta_sleep_in_kernel(context, waiting->want - context->ready_count,
+				  waiting->deadline_ns, mask);
 }
 
 /* ---- waiting --------------------------------------------------------------------------------- */

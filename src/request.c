@@ -523,7 +523,7 @@ TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
 {
 	if (ta_sleep_limit_ns(context) == TA_NO_DEADLINE || context->wake_posted)
 		return;
-	context->wake_posted = ta_kaio_post(context->kernel_handle) == 0;
+	context->wake_posted = ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;
 }
 
 /*

@@ -206,6 +206,8 @@ static void *begin(void *argument)
 
 	argument = start->argument;
 	ta_syscall2(SYS_prctl, PR_SET_NAME, start->name);
+	if (ta_io_priority() != 0)
+		ta_set_io_priority(0);
 	atomic_store(&start->is_read, 1);
 	ta_futex_wake(&start->is_read, 1);
 	return function(argument);

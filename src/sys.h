@@ -264,6 +264,23 @@ static inline int64_t ta_tick_ns(void)
 }
 
 TA_HIDDEN unsigned ta_possible_cpus(void);
+
+/* The I/O priority of this thread that ionice has given; 0: none. */
+static inline uint16_t ta_io_priority(void)
+{
+	const long which_process = 1, this_thread = 0, class_shift = 13;
+	long priority = ta_syscall2(SYS_ioprio_get, which_process, this_thread);
+
+	return priority > 0 && priority >> class_shift ? (uint16_t)priority : 0;
+}
+
+static inline void ta_set_io_priority(uint16_t priority)
+{
+	const long which_process = 1, this_thread = 0;
+
+	ta_syscall3(SYS_ioprio_set, which_process, this_thread, priority);
+}
+
 /* The soft limit of a RLIMIT_*, UINT64_MAX if there is none.  0, or a negative errno. */
 static inline int ta_resource_limit(int resource, uint64_t *limit)
 {

@@ -158,40 +158,21 @@ static long read_through_buffer(const struct ta_operation *operation, int fd)
 
 /* ---- a request of a file --------------------------------------------------------------------- */
 
-/*
- * The operation's I/O priority for this thread.  For giving back: what it had; -1 if it keeps it.
- */
-static long take_priority(const struct ta_operation *operation)
-{
-	const long which_process = 1, this_thread = 0;
-	long before;
-
-	if (!operation->io_priority)
-		return -1;
-	before = ta_syscall2(SYS_ioprio_get, which_process, this_thread);
-	ta_syscall3(SYS_ioprio_set, which_process, this_thread, operation->io_priority);
-	return before;
-}
-
-static void give_priority_back(long before)
-{
-	const long which_process = 1, this_thread = 0;
-
-	if (before >= 0)
-		ta_syscall3(SYS_ioprio_set, which_process, this_thread, before);
-}
-
 long ta_transfer(struct ta_operation *operation, int fd, bool may_reopen)
 {
-	long before = take_priority(operation);
-	long result = ta_transfer_rest(operation, fd, operation->flags);
+	uint16_t own = ta_io_priority();
+	long result;
 
+	if (operation->io_priority != own)
+		ta_set_io_priority(operation->io_priority);
+	result = ta_transfer_rest(operation, fd, operation->flags);
 	if (result == -EINVAL && operation->target == TA_TARGET_FILE && !operation->is_direct) {
 		if (!ta_transfer_is_write(operation))
 			result = read_through_buffer(operation, fd);
 		else if (may_reopen)
 			result = write_anew(operation, fd);
 	}
-	give_priority_back(before);
+	if (operation->io_priority != own)
+		ta_set_io_priority(own);
 	return result;
 }

@@ -7,6 +7,7 @@
 #include "contract.h"
 #include "holdfs.h"
 
+#include <dirent.h>
 #include <pthread.h>
 
 #define PAGE 4096
@@ -602,6 +603,66 @@ CASE(a_write_that_must_reach_the_disk_does_not_hold_its_caller)
 	durable_write_holds_nobody(fs, 1, durable, 0);
 	close(file);
 	close(durable);
+	holdfs_unmount(fs);
+}
+
+/* Has a worker of the library this I/O priority? */
+static bool a_worker_has(int priority)
+{
+	const int which_process = 1;
+	DIR *tasks = opendir("/proc/self/task");
+	struct dirent *entry;
+	bool has = false;
+
+	ck_assert_ptr_nonnull(tasks);
+	while ((entry = readdir(tasks)) != NULL) {
+		char path[300], name[32] = "";
+		FILE *stream;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+		stream = fopen(path, "re");
+		if (!stream)
+			continue;
+		if (fgets(name, sizeof(name), stream) && strcmp(name, "trueaio-worker\n") == 0 &&
+		    syscall(SYS_ioprio_get, which_process, atoi(entry->d_name)) == priority)
+			has = true;
+		fclose(stream);
+	}
+	closedir(tasks);
+	return has;
+}
+
+CASE(what_the_workers_do_has_the_priority_of_the_submitter)
+{
+	const int which_process = 1, best_effort = 2 << 13, last = best_effort | 7;
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(FILE_BYTES);
+	struct holdfs *fs;
+	struct iovec vector;
+	struct iocb iocb;
+	unsigned arrived;
+
+	NEEDS_FLAGS();
+	SKIP_ON_REFERENCE("there are no workers");
+	fs = holdfs_mount(1, PAGE);
+	if (!fs)
+		SKIP("no FUSE here");
+	if (syscall(SYS_ioprio_set, which_process, 0, last) < 0)
+		SKIP("no priority can be set here");
+	arrived = holdfs_log_length(fs);
+	vector = (struct iovec){ held_buffer(fs, 0, PAGE), PAGE };
+	io_prep_pwritev2(&iocb, file, &vector, 1, 0, RWF_DSYNC);
+	expect_submitted(ctx, &iocb, HERE);
+	holdfs_wait_arrived(fs, HOLDFS_READ, arrived);
+	ck_assert(a_worker_has(last));
+	holdfs_release_all(fs);
+	expect_event(ctx, &iocb, PAGE, HERE);
+	/* It is no longer needed, and the worker gives it back. */
+	WAIT_UNTIL(!a_worker_has(last));
+	syscall(SYS_ioprio_set, which_process, 0, 0);
+	munmap(vector.iov_base, PAGE);
+	free_context(ctx);
+	close(file);
 	holdfs_unmount(fs);
 }
 

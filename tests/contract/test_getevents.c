@@ -10,6 +10,8 @@
  */
 #include "contract.h"
 
+#include <sys/utsname.h>
+
 static char byte;
 
 /* One event that the kernel has by the time this returns, or else the library. */
@@ -481,6 +483,52 @@ CASE(a_waiter_for_several_wakes_when_they_come_one_by_one)
 	expect_numbers(reaper.events, 10, 0, HERE);
 	free_context_without_events(ctx, HERE);
 	close_pair(idle);
+}
+
+static bool kernel_wakes_for_several(void)
+{
+	int version, level;
+	struct utsname system;
+
+	ck_assert_int_eq(uname(&system), 0);
+	return sscanf(system.release, "%d.%d", &version, &level) == 2 &&
+	       (version > 6 || (version == 6 && level >= 8));
+}
+
+/* Of the kernel's own, as Linux 6.8 has it. */
+CASE(a_waiter_for_several_sleeps_until_they_are_there)
+{
+	enum { EVENTS = 16 };
+	io_context_t ctx = new_context(128);
+	struct iocb iocbs[EVENTS];
+	struct task_look before, after;
+	struct reaper reaper;
+	int gates[EVENTS];
+
+	if (on_threads() || !kernel_wakes_for_several())
+		SKIP("no waiter of this kernel, or engine, sleeps for several");
+	for (int i = 0; i < EVENTS; i++) {
+		gates[i] = open_eventfd(0, EFD_CLOEXEC);
+		io_prep_poll(&iocbs[i], gates[i], POLLIN);
+		expect_submitted(ctx, &iocbs[i], HERE);
+	}
+	reaper_start(&reaper, ctx, EVENTS, EVENTS, NULL);
+	reaper_wait_blocked(&reaper);
+	ck_assert(task_look(atomic_load(&reaper.worker.tid), &before));
+	for (int i = 0; i < EVENTS - 1; i++) {
+		ck_assert_int_eq(write(gates[i], &(uint64_t){ 1 }, 8), 8);
+		contract_pause();
+	}
+	reaper_wait_blocked(&reaper);
+	ck_assert(task_look(atomic_load(&reaper.worker.tid), &after));
+	/* It may look for itself now and then. */
+	ck_assert_msg(after.switches - before.switches < EVENTS / 2, "woken %llu times",
+		      after.switches - before.switches);
+	ck_assert_int_eq(write(gates[EVENTS - 1], &(uint64_t){ 1 }, 8), 8);
+	ck_assert_int_eq(reaper_join(&reaper), EVENTS);
+	free_context_without_events(ctx, HERE);
+	for (int i = 0; i < EVENTS; i++)
+		close(gates[i]);
 }
 
 CASE(one_event_wakes_one_waiter)

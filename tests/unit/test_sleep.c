@@ -120,12 +120,12 @@ static uint32_t read_locked(const uint32_t *count)
 
 static void post(void)
 {
-	ck_assert_int_eq(ta_kaio_post((unsigned long)handle), 0);
+	ck_assert_int_eq(ta_kaio_post((unsigned long)handle, 1), 0);
 }
 
 static int wait_in_ring(int64_t deadline_ns, const void *mask)
 {
-	return ta_kaio_wait((unsigned long)handle, deadline_ns, mask);
+	return ta_kaio_wait((unsigned long)handle, 1, deadline_ns, mask);
 }
 
 /* A request ends that the kernel does not have; those are woken that are to be. */
@@ -500,7 +500,7 @@ START_TEST(a_full_ring_refuses_a_post_until_it_is_drained)
 
 	OPEN_CONTEXT();
 	do
-		result = ta_kaio_post((unsigned long)handle);
+		result = ta_kaio_post((unsigned long)handle, 1);
 	while (result == 0 && ++count < context->event_count);
 	ck_assert_int_eq(result, -EAGAIN);
 	ck_assert_uint_ge(count, PLACES);
@@ -516,7 +516,7 @@ START_TEST(a_context_that_is_gone_takes_no_post)
 {
 	OPEN_KERNEL_CONTEXT();
 	ck_assert_int_eq(ta_kaio_destroy((unsigned long)handle), 0);
-	ck_assert_int_eq(ta_kaio_post((unsigned long)handle), -EINVAL);
+	ck_assert_int_eq(ta_kaio_post((unsigned long)handle, 1), -EINVAL);
 }
 END_TEST
 
