@@ -358,7 +358,7 @@ bench:
 	@CC='$(CC)' scripts/install-dependencies build bench
 	@$(MAKE) --no-print-directory $(JOBS) all $(B)/unchecked/libaio.so.1
 	@bench/run $(B)
-	@echo; echo "TRUEAIO_ENGINE=threads"; ONLY=cold-32 TRUEAIO_ENGINE=threads bench/run $(B)
+	@[ -n "$(QUICK)" ] || { echo; echo "TRUEAIO_ENGINE=threads"; TRUEAIO_ENGINE=threads bench/run $(B); }
 	@echo; echo "system: this library without its checks of memory"; \
 		ONLY='(zero|cache)-.*' bench/run $(B) $(B)/unchecked/libaio.so.1
 

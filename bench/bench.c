@@ -7,7 +7,7 @@
  * decides, and the output names the file that was mapped, so that nobody compares a library with
  * itself by mistake. bench/run calls it many times, in turns on either library, and does the sums.
  *
- * Method: modes. These are here; those that measure calls in company are in crowd.c.
+ * Method: modes. These are here; calls in company are in crowd.c, writes to the disk in writes.c.
  *   cost     --batch requests go in with one io_submit and come out with one io_getevents, over and
  *            over. The timed part is cut into slices and the middle slice is reported: a neighbour
  *            on the machine that takes the processor away for a while spoils a few slices, not the
@@ -67,7 +67,8 @@ static struct load *open_load(const struct options *options)
 {
 	struct load *load = allocate(1, sizeof(*load));
 
-	load->descriptor = open(options->file, O_RDONLY | (options->direct ? O_DIRECT : 0));
+	load->descriptor = open(options->file, (options->writes ? O_RDWR : O_RDONLY) |
+						       (options->direct ? O_DIRECT : 0));
 	if (load->descriptor < 0)
 		err(1, "%s", options->file);
 	/* Only seeking finds the end of a block device; a character device has none: one block. */
@@ -75,6 +76,8 @@ static struct load *open_load(const struct options *options)
 	size_t count = end < 0 ? 0 : (size_t)end / options->size;
 	load->block_count = count ? count : 1;
 	load->blocks = shuffled_numbers(load->block_count);
+	for (size_t i = 0; options->in_order && i < load->block_count; i++)
+		load->blocks[i] = (uint32_t)i;
 	load->next_block = options->skip % load->block_count;
 
 	load->size = options->size;
@@ -85,7 +88,10 @@ static struct load *open_load(const struct options *options)
 	for (size_t i = 0; i < load->batch; i++) {
 		void *buffer = allocate_pages(options->size);
 
-		io_prep_pread(&load->iocbs[i], load->descriptor, buffer, load->size, 0);
+		if (options->writes)
+			io_prep_pwrite(&load->iocbs[i], load->descriptor, buffer, load->size, 0);
+		else
+			io_prep_pread(&load->iocbs[i], load->descriptor, buffer, load->size, 0);
 		load->list[i] = &load->iocbs[i];
 	}
 	load->context = open_context(CONTEXT_EVENTS);
@@ -272,7 +278,17 @@ static void print_library(void)
 }
 
 /* Options that have no letter. */
-enum { DIRECTORY = 256, THREADS, CONTEXTS, DESCRIPTORS, MILLISECONDS, USED, EXTEND };
+enum {
+	DIRECTORY = 256,
+	THREADS,
+	CONTEXTS,
+	DESCRIPTORS,
+	MILLISECONDS,
+	USED,
+	EXTEND,
+	WRITES,
+	IN_ORDER
+};
 
 static const struct argp_option option_list[] = {
 	{ "file", 'f', "PATH", 0, "file or device to read (default /dev/zero)", 0 },
@@ -283,11 +299,13 @@ static const struct argp_option option_list[] = {
 	{ "skip", 'k', "COUNT", 0, "pass over so many of the shuffled blocks first", 0 },
 	{ "direct", 'd', NULL, 0, "open with O_DIRECT", 0 },
 	{ "directory", DIRECTORY, "PATH", 0, "where files are made (default .)", 0 },
-	{ "threads", THREADS, "COUNT", 0, "pairs: threads (default 1)", 0 },
+	{ "threads", THREADS, "COUNT", 0, "pairs, commits: threads (default 1)", 0 },
 	{ "contexts", CONTEXTS, "COUNT", 0, "contexts; pairs: idle ones (default 0)", 0 },
 	{ "used", USED, NULL, 0, "pairs: each idle context has served a request", 0 },
 	{ "descriptors", DESCRIPTORS, "COUNT", 0, "closed: descriptors; files: files", 0 },
 	{ "extend", EXTEND, NULL, 0, "files: they are empty", 0 },
+	{ "writes", WRITES, NULL, 0, "cost: writes instead of reads", 0 },
+	{ "in-order", IN_ORDER, NULL, 0, "cost: block after block", 0 },
 	{ "milliseconds", MILLISECONDS, "COUNT", 0, "pairs, closed: how long (default 300)", 0 },
 	{ NULL, 0, NULL, 0, NULL, 0 },
 };
@@ -328,6 +346,12 @@ static error_t parse_crowd(int key, char *argument, struct argp_state *state)
 		return 0;
 	case EXTEND:
 		options->extend = true;
+		return 0;
+	case WRITES:
+		options->writes = true;
+		return 0;
+	case IN_ORDER:
+		options->in_order = true;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -381,11 +405,14 @@ int main(int argc, char **argv)
 		{ "context", measure_context }, { "pairs", measure_pairs },
 		{ "closed", measure_closed },	{ "files", measure_files },
 		{ "cancel", measure_cancel },	{ "contexts", measure_contexts },
+		{ "apart", measure_apart },	{ "durable", measure_durable },
+		{ "extend", measure_extend },	{ "commits", measure_commits },
 	};
 	const struct argp parser = {
 		.options = option_list,
 		.parser = parse_option,
-		.args_doc = "cost|cold|context|pairs|closed|files|cancel|contexts",
+		.args_doc =
+			"cost|cold|context|pairs|closed|files|cancel|contexts|apart|durable|extend|commits",
 		.doc = "Measure what the calls of libaio cost on the library that is loaded.",
 	};
 	struct options options = {

@@ -19,6 +19,8 @@
  *             over the list, are cancelled. The call of io_cancel is timed, the event checked.
  *   contexts  --contexts contexts are made, each carries out a read, all are destroyed. The
  *             system's library takes 30 ms for each: after DESTROY_NS the rest is left to exit.
+ *   apart     one thread submits requests of --size bytes one by one, --batch in flight, and another
+ *             sleeps in io_getevents for one event at a time.
  * pairs and closed last for --milliseconds, whatever a library gets done in them: one may be a
  * hundred times slower than the other. That time is cut into slices; the middle one counts.
  *
@@ -32,6 +34,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,53 +62,6 @@ static void permit_descriptors(size_t count)
 	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &limit))
 		err(1, "RLIMIT_NOFILE");
-}
-
-static int make_file(const char *directory, int flags)
-{
-	char *name;
-
-	if (asprintf(&name, "%s/bench.XXXXXX", directory) < 0)
-		err(1, "asprintf");
-	int file = mkostemp(name, flags);
-	if (file < 0)
-		err(1, "%s", name);
-	unlink(name);
-	free(name);
-	return file;
-}
-
-/* Submits all of the list, which a library may accept in parts. */
-static void submit_all(io_context_t context, struct iocb **list, size_t count)
-{
-	for (size_t done = 0; done < count;) {
-		int accepted = io_submit(context, (long)(count - done), list + done);
-
-		if (accepted < 1)
-			refuse("io_submit", accepted);
-		done += (size_t)accepted;
-	}
-}
-
-static void check_event(const struct io_event *event)
-{
-	short operation = event->obj->aio_lio_opcode;
-	bool moves_data = operation == IO_CMD_PREAD || operation == IO_CMD_PWRITE;
-
-	expect("a request", (long)event->res, moves_data ? (long)event->obj->u.c.nbytes : 0);
-}
-
-static void reap_all(io_context_t context, struct io_event *events, size_t count)
-{
-	for (size_t done = 0; done < count;) {
-		int reaped = io_getevents(context, 1, (long)(count - done), events, NULL);
-
-		if (reaped < 1)
-			refuse("io_getevents", reaped);
-		for (int i = 0; i < reaped; i++)
-			check_event(&events[i]);
-		done += (size_t)reaped;
-	}
 }
 
 static void carry_out(io_context_t context, struct iocb *iocb)
@@ -482,4 +438,66 @@ void measure_contexts(const struct options *options)
 	printf("first_read_ns %.1f\n", (double)(served - made) / (double)count);
 	destroy_contexts(contexts, count);
 	free(contexts);
+}
+
+/* ---- submitter and reaper apart -------------------------------------------------------------- */
+
+struct apart {
+	io_context_t context;
+	size_t requests;
+	sem_t room; /* requests that may go in */
+	struct iocb **free_list; /* what has come out, for the submitter */
+};
+
+static void *reap_apart(void *argument)
+{
+	struct apart *apart = argument;
+
+	for (size_t i = 0; i < apart->requests; i++) {
+		struct io_event event;
+
+		expect("io_getevents", io_getevents(apart->context, 1, 1, &event, NULL), 1);
+		expect("read", (long)event.res, (long)event.obj->u.c.nbytes);
+		apart->free_list[i] = event.obj;
+		sem_post(&apart->room);
+	}
+	return NULL;
+}
+
+void measure_apart(const struct options *options)
+{
+	int file = open(options->file, O_RDONLY | (options->direct ? O_DIRECT : 0));
+	off_t end = file < 0 ? -1 : lseek(file, 0, SEEK_END);
+	struct apart apart = { .requests = options->requests };
+	struct iocb *iocbs = allocate(options->batch, sizeof(*iocbs));
+	pthread_t reaper;
+
+	if (end < (off_t)options->size)
+		err(1, "%s", options->file);
+	size_t blocks = (size_t)end / options->size;
+	uint32_t *places = shuffled_numbers(blocks);
+
+	apart.context = open_context(options->batch);
+	print_engine(apart.context);
+	apart.free_list = allocate(options->requests, sizeof(*apart.free_list));
+	sem_init(&apart.room, 0, (unsigned)options->batch);
+	for (size_t i = 0; i < options->batch; i++)
+		io_prep_pread(&iocbs[i], file, allocate_pages(options->size), options->size, 0);
+	if (pthread_create(&reaper, NULL, reap_apart, &apart))
+		errx(1, "no thread");
+	uint64_t start = clock_ns(CLOCK_MONOTONIC), cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	for (size_t i = 0; i < options->requests; i++) {
+		while (sem_wait(&apart.room))
+			;
+		struct iocb *iocb =
+			i < options->batch ? &iocbs[i] : apart.free_list[i - options->batch];
+
+		iocb->u.c.offset = (long long)places[i % blocks] * (long long)options->size;
+		expect("io_submit", io_submit(apart.context, 1, &iocb), 1);
+	}
+	pthread_join(reaper, NULL);
+	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
+	uint64_t wall_ns = clock_ns(CLOCK_MONOTONIC) - start;
+	printf("wall_ns %.1f\n", (double)wall_ns / (double)options->requests);
+	printf("cpu_ns %.1f\n", (double)cpu_ns / (double)options->requests);
 }

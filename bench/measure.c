@@ -5,9 +5,11 @@
 
 #include <dlfcn.h>
 #include <err.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 _Noreturn void refuse(const char *call, long result)
 {
@@ -87,6 +89,52 @@ uint32_t *shuffled_numbers(size_t count)
 		numbers[other] = (uint32_t)i;
 	}
 	return numbers;
+}
+
+int make_file(const char *directory, int flags)
+{
+	char *name;
+
+	if (asprintf(&name, "%s/bench.XXXXXX", directory) < 0)
+		err(1, "asprintf");
+	int file = mkostemp(name, flags);
+	if (file < 0)
+		err(1, "%s", name);
+	unlink(name);
+	free(name);
+	return file;
+}
+
+void submit_all(io_context_t context, struct iocb **list, size_t count)
+{
+	for (size_t done = 0; done < count;) {
+		int accepted = io_submit(context, (long)(count - done), list + done);
+
+		if (accepted < 1)
+			refuse("io_submit", accepted);
+		done += (size_t)accepted;
+	}
+}
+
+void check_event(const struct io_event *event)
+{
+	short operation = event->obj->aio_lio_opcode;
+	bool moves_data = operation == IO_CMD_PREAD || operation == IO_CMD_PWRITE;
+
+	expect("a request", (long)event->res, moves_data ? (long)event->obj->u.c.nbytes : 0);
+}
+
+void reap_all(io_context_t context, struct io_event *events, size_t count)
+{
+	for (size_t done = 0; done < count;) {
+		int reaped = io_getevents(context, 1, (long)(count - done), events, NULL);
+
+		if (reaped < 1)
+			refuse("io_getevents", reaped);
+		for (int i = 0; i < reaped; i++)
+			check_event(&events[i]);
+		done += (size_t)reaped;
+	}
 }
 
 /*

@@ -29,6 +29,8 @@ struct options {
 	bool direct;
 	bool used;
 	bool extend;
+	bool writes;
+	bool in_order;
 };
 
 /* These end the program with status 1 where something fails. */
@@ -37,6 +39,14 @@ void expect(const char *call, long result, long wanted);
 void *allocate(size_t count, size_t size);
 void *allocate_pages(size_t bytes);
 io_context_t open_context(size_t events);
+/* A new file in the directory, without a name from then on. */
+int make_file(const char *directory, int flags);
+/* The result of a write, a read or an fsync is what it should be. */
+void check_event(const struct io_event *event);
+/* Submits all of the list, which a library may accept in parts. */
+void submit_all(io_context_t context, struct iocb **list, size_t count);
+/* Takes so many events, and checks the result of each. */
+void reap_all(io_context_t context, struct io_event *events, size_t count);
 
 uint64_t clock_ns(clockid_t clock);
 /* Sorts the list. */
@@ -51,5 +61,11 @@ void measure_closed(const struct options *options);
 void measure_files(const struct options *options);
 void measure_cancel(const struct options *options);
 void measure_contexts(const struct options *options);
+void measure_apart(const struct options *options);
+
+/* writes.c */
+void measure_durable(const struct options *options);
+void measure_extend(const struct options *options);
+void measure_commits(const struct options *options);
 
 #endif

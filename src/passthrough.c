@@ -70,7 +70,10 @@ int ta_passthrough_open(struct ta_context *context)
 		tracking->entries[i].next = tracking->free;
 		tracking->free = &tracking->entries[i];
 	}
+	/* An fsync may still find the context among the busy ones of its life before. */
+	ta_lock(&context->lock);
 	context->tracking = tracking;
+	ta_unlock(&context->lock);
 	return 0;
 }
 
