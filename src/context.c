@@ -398,6 +398,7 @@ static void reset(struct ta_context *context, unsigned nr_events, enum ta_contex
 	context->sleepers = context->unaware = context->unlimited = context->most_wanted = 0;
 	context->wake_posted = false;
 	context->may_post = false;
+	context->latest = NULL;
 	context->slot_count = capacity_of(context);
 	ta_unlock(&context->lock);
 }

@@ -276,6 +276,7 @@ struct ta_leftover ta_hold_leave(struct ta_hold *hold)
 		hold->sharing = TA_HOLD_ALONE;
 		hold->next = workers->closing;
 		workers->closing = hold;
+		atomic_fetch_add(&workers->closings, 1);
 		return leftover;
 	}
 	leftover = (struct ta_leftover){

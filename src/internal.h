@@ -223,6 +223,7 @@ struct ta_context {
 		/* epochs that a sync waits for: followed even if nobody calls; barrier_lock */
 		owed;
 	uint32_t operations; /* ours that have not ended */
+	struct ta_operation *latest; /* of these, or one that has ended since */
 	uint32_t
 		/* io_submits that are not the kernel's alone, and completions being announced */
 		inside;
@@ -253,7 +254,7 @@ struct ta_context {
  */
 enum ta_operation_state {
 	TA_OPERATION_NEW, /* its io_submit is at it, and a worker is to have it */
-	TA_OPERATION_CALLERS, /* its io_submit carries it out */
+	TA_OPERATION_CALLERS, /* a thread of the program carries it out, in io_submit or waiting */
 	TA_OPERATION_HELD, /* a sync whose epochs are not drained, or behind another */
 	TA_OPERATION_IN_LINE, /* others of its file come first */
 	TA_OPERATION_QUEUED, /* waits for a worker */
@@ -419,6 +420,7 @@ struct ta_process {
 		owed_at_exit[2]; /* writes and syncs, by the phase in which they were accepted */
 	_Atomic uint32_t exit_phase; /* 1: exit() has begun */
 	_Atomic uint32_t reads_offloaded;
+	_Atomic uint32_t own_threads; /* of the library, that run */
 	_Atomic uint32_t in_lines; /* operations in lines of files: line.c */
 
 	struct ta_workers *workers; /* written before its service is there */
@@ -775,6 +777,10 @@ TA_HIDDEN int ta_reap(struct ta_process *process, io_context_t handle, const str
 TA_HIDDEN int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadline_ns,
 				 const void *mask);
 TA_HIDDEN int64_t ta_sleep_limit_ns(const struct ta_context *context);
+
+/* ---- help.c: waiters that carry out what they wait for ---------------------------------------- */
+
+TA_HIDDEN bool ta_help(struct ta_process *process, struct ta_context *context);
 
 /* ---- file.c: what a descriptor is ------------------------------------------------------------ */
 

@@ -122,6 +122,7 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	count(process, operation);
 	ta_lock(&context->lock);
 	context->operations++;
+	context->latest = operation;
 	context->may_post = true;
 	if (operation->slot) {
 		operation->slot->operation = operation;

@@ -147,3 +147,11 @@ TA_COLD struct ta_process *ta_process_enter_slow(void)
 		sched_yield();
 	return process;
 }
+
+void ta_count_own_thread(int more)
+{
+	struct ta_process *process = ta_process();
+
+	if (process)
+		atomic_fetch_add(&process->own_threads, (uint32_t)more);
+}

@@ -219,6 +219,7 @@ struct waiting {
 	long taken;
 	int error; /* ends the wait; reported if nothing was taken */
 	bool is_over; /* deadline or signal: take what there is */
+	bool may_help; /* with what it waits for: help.c */
 };
 
 /* With this mask of signals.  No lock is held. */
@@ -335,7 +336,8 @@ static bool finish_look(struct ta_context *context, struct ta_work *work)
 }
 
 /* The lock is held, and let go at times. */
-static void look_and_sleep(struct ta_context *context, struct waiting *waiting)
+static void look_and_sleep(struct ta_process *process, struct ta_context *context,
+			   struct waiting *waiting)
 {
 	struct ta_work work = { 0 };
 
@@ -346,6 +348,10 @@ static void look_and_sleep(struct ta_context *context, struct waiting *waiting)
 
 		if (ended || context->generation != waiting->generation)
 			return;
+		if (waiting->may_help) {
+			waiting->may_help = ta_help(process, context);
+			continue;
+		}
 		if (!is_quiet)
 			continue;
 		result = sleep_once(context, waiting);
@@ -367,6 +373,7 @@ static TA_COLD int wait_for_events(struct ta_process *process, io_context_t hand
 		.since_ns = ta_now_ns(),
 		.deadline_ns = TA_NO_DEADLINE,
 		.taken = taken,
+		.may_help = true,
 	};
 	struct ta_context *context;
 
@@ -377,7 +384,7 @@ static TA_COLD int wait_for_events(struct ta_process *process, io_context_t hand
 	context = ta_context_lock(process, handle);
 	if (context) {
 		waiting.generation = context->generation;
-		look_and_sleep(context, &waiting);
+		look_and_sleep(process, context, &waiting);
 		/* Destroyed meanwhile; or this is a child that was forked by a handler. */
 		if (context->generation != waiting.generation)
 			waiting.error = context->generation == 0 ? -EINTR : -EINVAL;

@@ -203,14 +203,18 @@ static void *begin(void *argument)
 {
 	struct start *start = argument;
 	void *(*function)(void *) = start->function;
+	void *result;
 
 	argument = start->argument;
+	ta_count_own_thread(1);
 	ta_syscall2(SYS_prctl, PR_SET_NAME, start->name);
 	if (ta_io_priority() != 0)
 		ta_set_io_priority(0);
 	atomic_store(&start->is_read, 1);
 	ta_futex_wake(&start->is_read, 1);
-	return function(argument);
+	result = function(argument);
+	ta_count_own_thread(-1);
+	return result;
 }
 
 /* Sanitizers need room on the stack, and so may thread-local storage. */

@@ -308,4 +308,7 @@ TA_HIDDEN void ta_pages_free(void *pages, size_t bytes);
 TA_HIDDEN int ta_thread_start(const char *name, size_t stack_bytes, void *(*function)(void *),
 			      void *argument);
 
+/* process.c: so many more threads of the library run. */
+TA_HIDDEN void ta_count_own_thread(int more);
+
 #endif

@@ -130,6 +130,7 @@ struct ta_workers {
 	_Atomic uint32_t supervisor_word; /* changes when there is work for the supervisor */
 	bool looks_again; /* soon, without being woken */
 	struct ta_hold *closing; /* by threads of the program */
+	_Atomic uint32_t closings; /* of these, those that are not closed */
 	bool receive_wanted;
 	_Atomic uint32_t received_word; /* changes when what was on its way has come */
 };
@@ -177,6 +178,8 @@ TA_HIDDEN struct ta_call ta_workers_call_for_read(struct ta_workers *workers,
 TA_HIDDEN void ta_workers_wake(struct ta_workers *workers, struct ta_call call);
 TA_HIDDEN void ta_workers_announce(struct ta_workers *workers, uint32_t operations);
 TA_HIDDEN void ta_workers_wake_supervisor(struct ta_workers *workers);
+/* Until the supervisor has closed what threads of the program have left to it. */
+TA_HIDDEN void ta_workers_wait_closed(struct ta_workers *workers);
 /* The operation is over, in the hands of nobody: a worker gives it its event. */
 TA_HIDDEN void ta_workers_end(struct ta_workers *workers, struct ta_operation *operation,
 			      long result);

@@ -203,6 +203,14 @@ static void *worker(void *argument)
 
 /* ---- the supervisor -------------------------------------------------------------------------- */
 
+void ta_workers_wait_closed(struct ta_workers *workers)
+{
+	uint32_t closings;
+
+	while ((closings = atomic_load(&workers->closings)) > 0)
+		ta_futex_wait(&workers->closings, closings, TA_NO_DEADLINE);
+}
+
 /* What threads of the program have left to it. */
 static void tidy_up(struct ta_workers *workers)
 {
@@ -224,6 +232,8 @@ static void tidy_up(struct ta_workers *workers)
 	for (; closing; closing = following) {
 		following = closing->next;
 		ta_hold_release(closing);
+		if (atomic_fetch_sub(&workers->closings, 1) == 1)
+			ta_futex_wake(&workers->closings, INT32_MAX);
 	}
 }
 

@@ -19,6 +19,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <semaphore.h>
 
 #define SKIP_UNDER_THREAD_SANITIZER()                                                              \
 	do {                                                                                       \
@@ -1146,4 +1147,58 @@ CASE(nothing_is_lost_where_no_thread_can_be_started_after_io_setup)
 CASE(nothing_is_lost_where_no_further_thread_can_be_started)
 {
 	lose_nothing(AFTER_FIRST_REQUESTS);
+}
+
+/* Blocks that this thread has written while it waited for a durable write. */
+static long blocks_written_while_waiting(io_context_t ctx, int file)
+{
+	static char data[4096];
+	struct iovec vector = { data, sizeof(data) };
+	struct rusage before, after;
+	struct io_event event;
+	struct iocb iocb;
+	int got;
+
+	io_prep_pwritev2(&iocb, file, &vector, 1, 0, RWF_DSYNC);
+	expect_submitted(ctx, &iocb, HERE);
+	/* No assertion in between: it writes, too. */
+	getrusage(RUSAGE_THREAD, &before);
+	got = io_getevents(ctx, 1, 1, &event, NULL);
+	getrusage(RUSAGE_THREAD, &after);
+	ck_assert_int_eq(got, 1);
+	ck_assert_int_eq((long)event.res, sizeof(data));
+	return after.ru_oublock - before.ru_oublock;
+}
+
+static void wait_for_end_run(void *argument)
+{
+	sem_t *end = argument;
+
+	while (sem_wait(end) < 0)
+		;
+}
+
+/* The number of its descriptor means what it did only while no other thread can change that. */
+CASE(the_only_thread_carries_out_what_it_waits_for_and_one_of_two_does_not)
+{
+	int file = scratch_file(0), rounds = 0;
+	io_context_t ctx = new_context(8);
+	struct worker other;
+	sem_t end;
+
+	NEEDS_FLAGS();
+	SKIP_ON_REFERENCE("there are no workers");
+	if (is_emulated())
+		SKIP("an emulator has threads of its own");
+	/* A worker may be there first. */
+	while (blocks_written_while_waiting(ctx, file) == 0)
+		ck_assert_int_lt(++rounds, 5000);
+	ck_assert_int_eq(sem_init(&end, 0, 0), 0);
+	worker_start(&other, wait_for_end_run, &end);
+	for (int i = 0; i < 300; i++)
+		ck_assert_int_eq(blocks_written_while_waiting(ctx, file), 0);
+	sem_post(&end);
+	worker_join(&other);
+	free_context(ctx);
+	close(file);
 }

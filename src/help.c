@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A thread that waits for a file's read or write carries it out.
+ *
+ * With one request in flight, to hand it to a worker and back costs as much as a fast disk takes.
+ * So a waiter takes it out of the queue, if no worker has begun it and nothing else of the context
+ * is in flight, and uses the program's own descriptor.  A wait with a timeout is overrun by one
+ * access of the disk at most, as io_submit of kernel AIO would have been.
+ *
+ * That number must not become another file's meanwhile.  So only the only thread of the program
+ * does it, which is in here, with its signals blocked; and it looks first whether the number still
+ * means the file that was captured.  That one is closed by the supervisor while the disk is at it,
+ * and the event waits until it is.
+ */
+#include "internal.h"
+
+#include "work.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+/*
+ * The kernel counts the threads of the process as subdirectories.  One of the library's is counted
+ * by it from a little before to a little after we do: so there may seem to be more, never fewer.
+ */
+static bool is_only_thread(const struct ta_process *process)
+{
+	const uint32_t links_of_an_empty_one = 2;
+	uint32_t own = atomic_load(&process->own_threads);
+	struct statx status;
+
+	if (ta_syscall5(SYS_statx, AT_FDCWD, "/proc/self/task", AT_STATX_DONT_SYNC, STATX_NLINK,
+			&status) < 0)
+		return false;
+	return status.stx_nlink == links_of_an_empty_one + own + 1;
+}
+
+/* offload_lock and the context's lock are held. */
+static bool can_be_taken(const struct ta_context *context, const struct ta_operation *operation)
+{
+	return operation->context == context && operation->state == TA_OPERATION_QUEUED &&
+	       operation->slot && operation->slot->operation == operation &&
+	       operation->target == TA_TARGET_FILE && ta_iocb_is_transfer(&operation->slot->iocb) &&
+	       operation->resfd < 0;
+}
+
+/* The only request of the context, out of its queue; or NULL.  The context's lock is held. */
+static struct ta_operation *take(struct ta_process *process, struct ta_context *context)
+{
+	struct ta_operation *operation = context->latest;
+
+	if (!operation || context->operations != 1 || context->used != context->ready_count + 1)
+		return NULL;
+	ta_lock(&process->offload_lock);
+	if (can_be_taken(context, operation)) {
+		ta_list_remove(&operation->hold->queue, operation, TA_LIST_QUEUE);
+		operation->state = TA_OPERATION_CALLERS;
+	} else {
+		operation = NULL;
+	}
+	ta_unlock(&process->offload_lock);
+	return operation;
+}
+
+static void put_back(struct ta_process *process, struct ta_operation *operation)
+{
+	ta_lock(&process->offload_lock);
+	ta_queue_push(process->workers, operation);
+	ta_workers_announce(process->workers, 1);
+}
+
+static bool is_the_captured_file(int number, const struct ta_hold *hold)
+{
+	struct ta_file_identity identity;
+
+	return ta_syscall2(SYS_fcntl, number, F_GETFL) == hold->file_flags &&
+	       ta_file_identify(number, &identity) == 0 &&
+	       identity.device == hold->identity.device && identity.inode == hold->identity.inode;
+}
+
+static bool carry_out(struct ta_process *process, struct ta_operation *operation)
+{
+	int number = operation->slot->iocb.aio_fildes;
+	struct ta_hold *hold = operation->hold;
+	long result;
+
+	if (!is_only_thread(process) || !is_the_captured_file(number, hold)) {
+		put_back(process, operation);
+		return false;
+	}
+	operation->hold = NULL;
+	ta_hold_release(hold);
+	result = ta_transfer(operation, number, false);
+	ta_workers_wait_closed(process->workers);
+	ta_operation_ended(operation, result);
+	return true;
+}
+
+/*
+ * False: there is nothing to help with, or it cannot be done.  The lock is held, and let go
+ * meanwhile; signals are blocked.
+ */
+bool ta_help(struct ta_process *process, struct ta_context *context)
+{
+	struct ta_operation *operation = take(process, context);
+	bool has_helped;
+
+	if (!operation)
+		return false;
+	ta_unlock(&context->lock);
+	has_helped = carry_out(process, operation);
+	ta_lock(&context->lock);
+	return has_helped;
+}
