@@ -19,7 +19,7 @@
  *             over the list, are cancelled. The call of io_cancel is timed, the event checked.
  *   contexts  --contexts contexts are made, each carries out a read, all are destroyed. The
  *             system's library takes 30 ms for each: after DESTROY_NS the rest is left to exit.
- *   apart     one thread submits requests of --size bytes one by one, --batch in flight, and another
+ *   apart     one thread submits reads of --size bytes one by one, --batch in flight, and another
  *             sleeps in io_getevents for one event at a time.
  * pairs and closed last for --milliseconds, whatever a library gets done in them: one may be a
  * hundred times slower than the other. That time is cut into slices; the middle one counts.

@@ -778,7 +778,7 @@ TA_HIDDEN int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int6
 				 const void *mask);
 TA_HIDDEN int64_t ta_sleep_limit_ns(const struct ta_context *context);
 
-/* ---- help.c: waiters that carry out what they wait for ---------------------------------------- */
+/* ---- help.c: waiters that carry out what they wait for --------------------------------------- */
 
 TA_HIDDEN bool ta_help(struct ta_process *process, struct ta_context *context);
 
