@@ -411,8 +411,8 @@ int main(int argc, char **argv)
 	const struct argp parser = {
 		.options = option_list,
 		.parser = parse_option,
-		.args_doc =
-			"cost|cold|context|pairs|closed|files|cancel|contexts|apart|durable|extend|commits",
+		.args_doc = "cost|cold|context|pairs|closed|files|cancel|contexts|apart|durable|"
+			    "extend|commits",
 		.doc = "Measure what the calls of libaio cost on the library that is loaded.",
 	};
 	struct options options = {
