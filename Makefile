@@ -12,6 +12,7 @@
 #	make check-vm KERNEL=trixie-backports/6.18	on one of another suite: the newest, or the newest of a series
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
+#	make bench-report		the same on a page with pictures
 #	make bench-clients		fio on the library, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
 #	make deb			Debian packages in build/deb, in place of libaio1 and libaio-dev
@@ -344,7 +345,7 @@ fuzz-libfuzzer: $(B)/tests/fuzz/libfuzzer
 
 # Use.
 
-.PHONY: run run-build bench bench-clients dependencies
+.PHONY: run run-build bench bench-report bench-clients dependencies
 run:
 	@CC='$(CC)' scripts/install-dependencies build run
 	@$(MAKE) --no-print-directory $(JOBS) run-build
@@ -357,10 +358,15 @@ run-build: all $(B)/fsync_promise
 bench:
 	@CC='$(CC)' scripts/install-dependencies build bench
 	@$(MAKE) --no-print-directory $(JOBS) all $(B)/unchecked/libaio.so.1
-	@bench/run $(B)
-	@[ -n "$(QUICK)" ] || { echo; echo "TRUEAIO_ENGINE=threads"; TRUEAIO_ENGINE=threads bench/run $(B); }
-	@echo; echo "system: this library without its checks of memory"; \
-		ONLY='(zero|cache)-.*' bench/run $(B) $(B)/unchecked/libaio.so.1
+	@bench/run $(B) && cp $(B)/bench/results.tsv $(B)/bench/native.tsv
+	@[ -n "$(QUICK)" ] || { echo; echo "TRUEAIO_ENGINE=threads"; TRUEAIO_ENGINE=threads bench/run $(B) && \
+		cp $(B)/bench/results.tsv $(B)/bench/threads.tsv; }
+	@[ -n "$(QUICK)" ] || { echo; echo "system: this library without its checks of memory"; \
+		ONLY='(zero|cache)-.*' bench/run $(B) $(B)/unchecked/libaio.so.1; }
+
+# The same on one page, with the distributions of the times of cold reads.
+bench-report: bench
+	@bench/report $(B)
 
 $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/flags
 	$(COMPILE)

@@ -177,27 +177,51 @@ static uint64_t submit_one(struct load *load, struct iocb *iocb)
 	return end - start;
 }
 
-/* Reads count blocks with the whole batch in flight; times gets what each io_submit took. */
-static void keep_in_flight(struct load *load, size_t count, uint64_t *times)
+/*
+ * Reads count blocks with the whole batch in flight; times gets what each io_submit took, and ends,
+ * if it is there, how long after the call of io_submit each event was taken.
+ */
+static void keep_in_flight(struct load *load, size_t count, uint64_t *times, uint64_t *ends)
 {
-	size_t submitted = 0;
+	uint64_t *starts = allocate(load->batch, sizeof(*starts));
+	size_t submitted = 0, ended = 0;
 
-	for (; submitted < load->batch && submitted < count; submitted++)
+	for (; submitted < load->batch && submitted < count; submitted++) {
+		starts[submitted] = clock_ns(CLOCK_MONOTONIC);
 		times[submitted] = submit_one(load, load->list[submitted]);
+	}
 	for (size_t done = 0; done < count;) {
 		long reaped = io_getevents(load->context, 1, (long)load->batch, load->events, NULL);
 
 		if (reaped < 1)
 			refuse("io_getevents", reaped);
 		for (long i = 0; i < reaped; i++) {
+			size_t place = (size_t)(load->events[i].obj - load->iocbs);
+
 			check_read(load, &load->events[i]);
+			if (ends)
+				ends[ended++] = clock_ns(CLOCK_MONOTONIC) - starts[place];
 			if (submitted < count) {
+				starts[place] = clock_ns(CLOCK_MONOTONIC);
 				times[submitted] = submit_one(load, load->events[i].obj);
 				submitted++;
 			}
 		}
 		done += (size_t)reaped;
 	}
+	free(starts);
+}
+
+/* For a picture: "NAME PERCENT value". */
+static void print_distribution(const char *name, uint64_t *times, size_t count)
+{
+	static const double percents[] = { 1,  5,  10, 20, 30, 40,   50,   60,	 70,
+					   80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95 };
+
+	(void)median(times, count);
+	for (size_t i = 0; i < sizeof(percents) / sizeof(*percents); i++)
+		printf("%s_%g %" PRIu64 "\n", name, percents[i],
+		       times[(size_t)((double)count * percents[i] / 100)]);
 }
 
 static void measure_cold(const struct options *options)
@@ -206,15 +230,16 @@ static void measure_cold(const struct options *options)
 	size_t count = options->requests;
 	size_t warm_up = count / 20;
 	uint64_t *times = allocate(count, sizeof(*times));
+	uint64_t *ends = options->distribution ? allocate(count, sizeof(*ends)) : NULL;
 
 	if (count < 100 || options->skip + warm_up + count > load->block_count)
 		errx(1, "%s is too small to read %zu blocks once", options->file, count + warm_up);
 	drop_cache(load);
-	keep_in_flight(load, warm_up, times);
+	keep_in_flight(load, warm_up, times, NULL);
 
 	uint64_t cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	uint64_t wall_ns = clock_ns(CLOCK_MONOTONIC);
-	keep_in_flight(load, count, times);
+	keep_in_flight(load, count, times, ends);
 	wall_ns = clock_ns(CLOCK_MONOTONIC) - wall_ns;
 	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
 
@@ -222,6 +247,11 @@ static void measure_cold(const struct options *options)
 	printf("submit_median_ns %" PRIu64 "\n", median(times, count));
 	printf("submit_p99_ns %" PRIu64 "\n", times[count * 99 / 100]);
 	printf("cpu_ns %.1f\n", (double)cpu_ns / (double)count);
+	if (ends) {
+		print_distribution("submit", times, count);
+		print_distribution("end", ends, count);
+	}
+	free(ends);
 	free(times);
 }
 
@@ -287,7 +317,8 @@ enum {
 	USED,
 	EXTEND,
 	WRITES,
-	IN_ORDER
+	IN_ORDER,
+	DISTRIBUTION,
 };
 
 static const struct argp_option option_list[] = {
@@ -306,6 +337,7 @@ static const struct argp_option option_list[] = {
 	{ "extend", EXTEND, NULL, 0, "files: they are empty", 0 },
 	{ "writes", WRITES, NULL, 0, "cost: writes instead of reads", 0 },
 	{ "in-order", IN_ORDER, NULL, 0, "cost: block after block", 0 },
+	{ "distribution", DISTRIBUTION, NULL, 0, "cold: of the times, too", 0 },
 	{ "milliseconds", MILLISECONDS, "COUNT", 0, "pairs, closed: how long (default 300)", 0 },
 	{ NULL, 0, NULL, 0, NULL, 0 },
 };
@@ -349,6 +381,9 @@ static error_t parse_crowd(int key, char *argument, struct argp_state *state)
 		return 0;
 	case WRITES:
 		options->writes = true;
+		return 0;
+	case DISTRIBUTION:
+		options->distribution = true;
 		return 0;
 	case IN_ORDER:
 		options->in_order = true;

@@ -31,6 +31,7 @@ struct options {
 	bool extend;
 	bool writes;
 	bool in_order;
+	bool distribution;
 };
 
 /* These end the program with status 1 where something fails. */

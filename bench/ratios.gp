@@ -3,9 +3,10 @@
 # A bar for each row of results.tsv: trueaio's figure as a ratio to the system's libaio, from 1, on
 # a logarithmic scale (half and double are equally long). Blue is better than the system's library
 # and orange is worse, whichever direction is the better one; the black mark is the aim. bench/run
-# sets the variables results and picture.
+# sets the variables results and picture; bench/report another terminal, too.
 
-set terminal pngcairo size 1000,640 font "sans,11" noenhanced
+if (!exists("terminal_of_picture")) terminal_of_picture = 'pngcairo size 1000,1000 font "sans,11" noenhanced'
+eval "set terminal ".terminal_of_picture
 set output picture
 set datafile separator "\t"
 set datafile missing "-"
