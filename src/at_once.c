@@ -83,6 +83,8 @@ enum ta_verdict ta_at_once_look_again(struct ta_batch *batch, int number)
 
 static enum ta_verdict accept(struct ta_batch *batch, long result)
 {
+	if (ta_unlikely(!ta_context_is_of(batch->context, batch->generation)))
+		return TA_VERDICT_GONE;
 	batch->slots[batch->accepted++]->result = result;
 	return TA_VERDICT_DONE;
 }
@@ -287,6 +289,34 @@ static inline int end_all(struct ta_batch *batch, struct ta_work *work)
 }
 
 /*
+ * May the events set something off?  Then signals are blocked first: a handler that does not come
+ * back must not leave a wake-up, an fsync or an eventfd behind.  The lock is held.
+ */
+static inline bool may_set_off(const struct ta_batch *batch)
+{
+	const struct ta_slot *latest = batch->slots[batch->accepted - 1];
+
+	return batch->context->sleepers > 0 || batch->brief < batch->count ||
+	       atomic_load_explicit(&batch->context->owed, memory_order_relaxed) > 0 ||
+	       (latest && latest->iocb.u.c.flags & IOCB_FLAG_RESFD);
+}
+
+static TA_COLD void finish_blocked(struct ta_batch *batch)
+{
+	struct ta_work work = { 0 };
+	struct ta_signals before;
+	int eventfd;
+
+	ta_signals_block(&before);
+	eventfd = end_all(batch, &work);
+	ta_unlock(&batch->context->lock);
+	if (eventfd >= 0)
+		ta_eventfd_signal(eventfd);
+	ta_work_finish(batch->context, &work);
+	ta_signals_set(&before, NULL);
+}
+
+/*
  * Gives those that were carried out their events.  The last one's eventfd still means what it did
  * in the call.  0, or -EINVAL: the context is destroyed, or this is a child that a handler forked.
  */
@@ -294,9 +324,6 @@ int ta_at_once_finish(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
 	struct ta_work work = { 0 };
-	struct ta_signals before;
-	bool has_work;
-	int eventfd;
 
 	if (batch->finished == batch->accepted)
 		return 0;
@@ -307,16 +334,12 @@ int ta_at_once_finish(struct ta_batch *batch)
 		ta_unlock(&context->lock);
 		return -EINVAL;
 	}
-	eventfd = end_all(batch, &work);
-	has_work = ta_work_is_any(&work);
-	if (ta_unlikely(has_work))
-		ta_signals_block(&before);
-	ta_unlock(&context->lock);
-	if (eventfd >= 0)
-		ta_eventfd_signal(eventfd);
-	if (ta_likely(!has_work))
+	if (ta_unlikely(may_set_off(batch))) {
+		finish_blocked(batch);
 		return 0;
+	}
+	(void)end_all(batch, &work);
+	ta_unlock(&context->lock);
 	ta_work_finish(context, &work);
-	ta_signals_set(&before, NULL);
 	return 0;
 }

@@ -94,15 +94,6 @@ void ta_complete_end(struct ta_context *context)
 
 /* ---- what a step leaves to do ---------------------------------------------------------------- */
 
-/* How many events wake all who sleep now; those who sleep again say it again.  The lock is held. */
-uint32_t ta_wake_events(struct ta_context *context)
-{
-	uint32_t events = context->most_wanted > 1 ? context->most_wanted : 1;
-
-	context->most_wanted = 0;
-	return events;
-}
-
 /*
  * Somebody sleeps who has not seen all that has arrived.  The lock is held.  The context stays
  * until the wake-up is given: its ring must not be another context's by then.

@@ -26,8 +26,11 @@
 /* How long a retired kernel context waits for an io_setup that can use it. */
 #define RETIRE_GRACE_NS (10 * 1000000LL)
 
-/* A read at once waits for no disk: after so long its thread has left it by a jump. */
-#define READS_NS (2000 * 1000000LL)
+/*
+ * What is brief takes microseconds: after so long its thread has left it by a jump, or stands in a
+ * page fault or a full disk queue, and finds the context gone when it comes back.
+ */
+#define BRIEF_NS (2000 * 1000000LL)
 
 /* How far destruction moves the generation at most, as zero is skipped. */
 #define GENERATION_STEP_MAX 2
@@ -388,7 +391,7 @@ static int make_offloaded(struct ta_process *process, unsigned nr_events,
 static void reset(struct ta_context *context, unsigned nr_events, enum ta_context_mode mode)
 {
 	ta_lock(&context->lock);
-	context->generation += context->generation == 0;
+	ta_context_set_generation(context, context->generation + (context->generation == 0));
 	context->mode = mode;
 	context->asked = nr_events;
 	context->ring = (struct ta_ring *)context->kernel_handle;
@@ -507,17 +510,18 @@ void ta_context_mend(struct ta_lock *lock)
 /* Never to zero, which a forked child finds there. */
 static void advance_generation(struct ta_context *context, uint32_t steps)
 {
-	context->generation += steps;
-	context->generation += context->generation == 0;
+	uint32_t generation = context->generation + steps;
+
+	ta_context_set_generation(context, generation + (generation == 0));
 }
 
 /*
- * The buffers of reads at once are the program's again when io_destroy returns.  A thread that has
+ * The buffers of brief requests are the program's again when io_destroy returns.  A thread that has
  * left one by a jump is not waited for.  The lock is held, and let go meanwhile.
  */
 static void wait_for_brief_ones(struct ta_context *context)
 {
-	int64_t deadline_ns = ta_now_ns() + READS_NS;
+	int64_t deadline_ns = ta_now_ns() + BRIEF_NS;
 	int result = 0;
 
 	while (context->at_once > 0 && result != -ETIMEDOUT)

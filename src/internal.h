@@ -183,9 +183,11 @@ struct ta_context {
 	struct ta_context *follow_next; /* helper_lock */
 	struct ta_context *concerned_next; /* by an fsync that looks; table_lock */
 	uint64_t looked_at; /* by which look; table_lock */
-	uint32_t
-		/* changes when io_destroy begins: who slept meanwhile is a stranger */
-		generation;
+	/*
+	 * Changes when io_destroy begins: who slept meanwhile is a stranger.  Written with
+	 * ta_context_set_generation, for those who read it without the lock.
+	 */
+	uint32_t generation;
 	bool is_busy; /* linked there */
 	bool is_followed; /* linked by follow_next; helper_lock */
 	bool dying; /* io_destroy has begun */
@@ -214,7 +216,7 @@ struct ta_context {
 	uint32_t sleepers; /* threads that sleep, or are about to */
 	uint32_t unaware; /* of these, those that have not looked since the last arrival */
 	uint32_t unlimited; /* of these, those that sleep until there is an event */
-	uint32_t most_wanted; /* events that one of them may sleep for: as many wake it */
+	uint32_t most_wanted; /* events that one of them may sleep for, if above 1 */
 	bool wake_posted; /* a wake-up is in the ring and not yet drained */
 	bool may_post; /* requests have ended here, or will, that are not the kernel's */
 	_Atomic uint32_t word; /* of an offloaded context: changes with each arrival */
@@ -588,6 +590,18 @@ TA_HIDDEN int ta_context_setup(struct ta_process *process, unsigned nr_events,
 			       enum ta_context_mode mode, io_context_t *handle);
 TA_HIDDEN int ta_context_destroy(struct ta_process *process, io_context_t handle);
 TA_HIDDEN void ta_context_leave(struct ta_context *context);
+
+/* relaxed, both: io_destroy waits long after it for who has not seen it. */
+static inline void ta_context_set_generation(struct ta_context *context, uint32_t generation)
+{
+	__atomic_store_n(&context->generation, generation, __ATOMIC_RELAXED);
+}
+
+static inline bool ta_context_is_of(const struct ta_context *context, uint32_t generation)
+{
+	return __atomic_load_n(&context->generation, __ATOMIC_RELAXED) == generation;
+}
+
 TA_HIDDEN void ta_context_leave_at_once(struct ta_context *context, uint32_t generation);
 TA_HIDDEN void *ta_retirer(void *process);
 TA_HIDDEN struct ta_slot *ta_slots_grow(struct ta_context *context);
@@ -675,7 +689,13 @@ TA_HIDDEN void ta_end(struct ta_context *context, struct ta_slot *slot, long res
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
 TA_HIDDEN void ta_complete_end(struct ta_context *context);
 TA_HIDDEN void ta_want_wake(struct ta_context *context, struct ta_work *work);
-TA_HIDDEN uint32_t ta_wake_events(struct ta_context *context);
+
+/* How many events wake all who sleep.  The lock is held. */
+static inline uint32_t ta_wake_events(const struct ta_context *context)
+{
+	return context->most_wanted > 1 ? context->most_wanted : 1;
+}
+
 TA_HIDDEN void ta_work_finish_slow(struct ta_context *context, struct ta_work *work);
 
 /*

@@ -151,6 +151,11 @@ static inline __attribute__((always_inline)) bool carry_stretch(struct ta_batch 
 	count = stretch(batch, vector, &bytes);
 	done = ta_file_transfer(is_write, slot->iocb.aio_fildes, vector, (unsigned)count,
 				slot->iocb.u.c.offset, flags);
+	/* This thread may have been in there for long: the slots may be another context's. */
+	if (ta_unlikely(!ta_context_is_of(batch->context, batch->generation))) {
+		batch->error = -EINVAL;
+		return false;
+	}
 	if (ta_unlikely(done != bytes))
 		return ta_at_once_accept_part(batch, count, done);
 	for (i = 0; i < count; i++)
@@ -170,9 +175,9 @@ bool ta_submit_plain(struct ta_batch *batch, long nr)
 	gather(batch, nr);
 	if (batch->count == 0)
 		return false;
+	context->may_post = true;
 	if (ta_unlikely(context->unlimited > 0))
 		ta_submit_wake_sleepers(context);
-	context->may_post = true;
 	context->at_once++;
 	batch->is_counted = batch->is_cut = true;
 	ta_unlock(&context->lock);

@@ -39,6 +39,8 @@
  */
 #define SHORT_SLEEP_NS 2000000LL
 #define LONG_SLEEP_NS 50000000LL
+/* Who sleeps for several events looks for itself after this long. */
+#define LOOK_NS 500000000LL
 /*
  * Sleeps beside what would wake: a wait with a mask in an offloaded context, for no futex call
  * takes one; or until those who have not looked have done so.  An eighth of the time that the wait
@@ -157,15 +159,15 @@ int64_t ta_sleep_limit_ns(const struct ta_context *context)
 }
 
 /*
- * Where all that can come is the kernel's, it is told how many events are wanted, and wakes the
- * thread once for them.  Others may drain what it counts, and then have to post as many; so it
- * looks for itself from time to time.
+ * Where all that can come is the kernel's, and nobody else sleeps, it is told how many events are
+ * wanted, and wakes the thread once for them.  Others may drain what it counts, and then have to
+ * post as many; so it looks for itself from time to time.  Who comes to sleep beside it wakes it.
  */
 static uint32_t events_to_sleep_for(const struct ta_context *context, uint32_t want)
 {
 	uint32_t most = context->slot_count / 4;
 
-	if (context->may_post || want <= 1 || most <= 1)
+	if (context->may_post || context->sleepers > 0 || want <= 1 || most <= 1)
 		return 1;
 	if (most > TA_POSTED_MAX)
 		most = TA_POSTED_MAX;
@@ -188,10 +190,12 @@ int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadli
 	bool is_short;
 	int result;
 
-	if (events > context->most_wanted)
+	if (context->sleepers == 0)
 		context->most_wanted = events;
+	else if (context->most_wanted > 1)
+		(void)ta_kaio_post(kernel_handle, ta_wake_events(context));
 	if (events > 1 && limit_ns == TA_NO_DEADLINE)
-		limit_ns = LONG_SLEEP_NS;
+		limit_ns = LOOK_NS;
 	is_short = limit_ns != TA_NO_DEADLINE;
 	if (is_short && deadline_ns - ta_now_ns() > limit_ns)
 		until_ns = ta_now_ns() + limit_ns;
@@ -204,6 +208,8 @@ int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadli
 		return -EINVAL;
 	context->sleepers--;
 	context->unlimited -= !is_short;
+	if (events > 1)
+		context->most_wanted = 1;
 	if (seen != context->arrivals)
 		context->unaware--;
 	return result == -ETIMEDOUT && until_ns != deadline_ns ? 0 : result;
@@ -405,17 +411,39 @@ static int poll_signals(const sigset_t *mask)
 }
 
 /*
- * Takes have left something to do: with signals blocked, for a handler may not come back.  The lock
- * is released.
+ * Taking may set something off: somebody else sleeps, or an fsync waits for what has ended.  With
+ * signals blocked from the start, for a handler may not come back.  The lock is held, and released.
  */
-static TA_COLD void finish_blocked(struct ta_context *context, struct ta_work *work)
+static TA_COLD long take_blocked(struct ta_context *context, const struct ta_wait *wait)
 {
+	struct ta_work work = { 0 };
 	struct ta_signals before;
+	long taken;
 
 	ta_signals_block(&before);
+	taken = take(context, wait->events, wait->nr, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, work);
+	ta_work_finish(context, &work);
 	ta_signals_set(&before, NULL);
+	return taken;
+}
+
+/* The lock is held, and released. */
+static inline long take_at_first(struct ta_context *context, const struct ta_wait *wait)
+{
+	struct ta_work work = { 0 };
+	long taken = 0;
+
+	/* relaxed: an fsync that comes just now has found what is in the ring, or waits for it. */
+	if (ta_unlikely(context->sleepers > 0 ||
+			atomic_load_explicit(&context->owed, memory_order_relaxed) > 0) &&
+	    !wait->peek)
+		return take_blocked(context, wait);
+	if (!wait->peek)
+		taken = take(context, wait->events, wait->nr, &work);
+	ta_unlock(&context->lock);
+	ta_work_finish(context, &work);
+	return taken;
 }
 
 /*
@@ -425,7 +453,6 @@ static TA_COLD void finish_blocked(struct ta_context *context, struct ta_work *w
 int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wait *wait)
 {
 	struct ta_context *context = ta_context_lock(process, handle);
-	struct ta_work work = { 0 };
 	long taken;
 
 	if (ta_unlikely(!context))
@@ -438,11 +465,7 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 		return ta_kaio_getevents(kernel_handle, wait->peek ? 0 : wait->min_nr, wait->nr,
 					 wait->events, wait->timeout, wait->mask);
 	}
-	taken = wait->peek ? 0 : take(context, wait->events, wait->nr, &work);
-	if (ta_unlikely(ta_work_is_any(&work)))
-		finish_blocked(context, &work);
-	else
-		ta_unlock(&context->lock);
+	taken = take_at_first(context, wait);
 	if (taken >= 0 && taken < wait->min_nr && wait->timeout_ns != 0)
 		return wait_for_events(process, handle, wait, taken);
 	if (ta_unlikely(wait->mask != NULL) && poll_signals(wait->mask) == -EINTR && taken == 0)

@@ -379,6 +379,8 @@ static inline int carry_at_once(struct ta_batch *batch, struct ta_slot *slot)
 
 	if (ta_likely(verdict == TA_VERDICT_DONE))
 		return announce(batch);
+	if (ta_unlikely(verdict == TA_VERDICT_GONE))
+		return -EINVAL;
 	if (verdict == TA_VERDICT_KERNEL && batch->context->mode == TA_CONTEXT_MEDIATED)
 		return leave_to_kernel(batch, slot);
 	return carry_out(batch, slot, slot->result);
@@ -479,7 +481,8 @@ long ta_submit_rest(struct ta_batch *batch)
 	struct ta_context *context = batch->context;
 	int result;
 
-	submit_in_order(batch);
+	if (batch->error == 0)
+		submit_in_order(batch);
 	result = ta_at_once_finish(batch);
 	if (ta_unlikely(result < 0 && batch->error == 0))
 		batch->error = result;

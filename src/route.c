@@ -81,7 +81,6 @@ static void go_at_once(struct ta_batch *batch, struct ta_slot *slot)
 	batch->brief++;
 }
 
-/* True: not the kernel's alone. */
 static bool route_read(struct ta_batch *batch, struct ta_slot *slot)
 {
 	enum ta_file_class file_class = (enum ta_file_class)slot->file_class;
@@ -111,22 +110,24 @@ static bool route_write(struct ta_batch *batch, struct ta_slot *slot)
 	}
 }
 
-/* A read or write, of what slot->file_class says. */
-void ta_route(struct ta_batch *batch, struct ta_slot *slot)
+/* True: not the kernel's alone. */
+static bool is_ours(struct ta_batch *batch, struct ta_slot *slot)
 {
-	bool is_stream = slot->file_class == TA_FILE_STREAM, is_ours;
+	bool is_stream = slot->file_class == TA_FILE_STREAM;
 	unsigned routable = is_stream ? STREAM_FLAGS : ROUTABLE_FLAGS;
 
 	if (slot->iocb.aio_rw_flags & ~routable)
-		return;
+		return false;
 	if (is_stream)
-		is_ours = true;
-	else if (ta_iocb_is_read(&slot->iocb))
-		is_ours = route_read(batch, slot);
-	else
-		is_ours = route_write(batch, slot);
+		return true;
+	return ta_iocb_is_read(&slot->iocb) ? route_read(batch, slot) : route_write(batch, slot);
+}
+
+/* A read or write, of what slot->file_class says. */
+void ta_route(struct ta_batch *batch, struct ta_slot *slot)
+{
 	/* What the kernel would do must not overtake what stands in a line of its file. */
-	if (!is_ours && !ta_line_is_busy(slot->iocb.aio_fildes))
+	if (!is_ours(batch, slot) && !ta_line_is_busy(slot->iocb.aio_fildes))
 		return;
 	slot->state = TA_SLOT_SUBMITTING;
 	batch->mixed = true;

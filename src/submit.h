@@ -148,6 +148,7 @@ enum ta_verdict {
 	TA_VERDICT_DONE, /* it is accepted, and perhaps some that follow it */
 	TA_VERDICT_KERNEL, /* not begun: the kernel refuses it, or does it, in its own way */
 	TA_VERDICT_WORK, /* it would wait; slot->result is how much is done */
+	TA_VERDICT_GONE, /* the context is destroyed: its slots may be another's */
 };
 
 TA_HIDDEN enum ta_verdict ta_at_once(struct ta_batch *batch);

@@ -274,6 +274,8 @@ static int64_t grow(struct ta_workers *workers, uint64_t *begun)
 	if (has_work && is_stuck)
 		call = ta_workers_call(workers, 1);
 	workers->looks_again = has_work && has_more(workers);
+	if (workers->paused_until_ns > 0 && ta_now_ns() >= workers->paused_until_ns)
+		workers->paused_until_ns = 0;
 	if (workers->looks_again)
 		look_again_ns = ta_now_ns() + LOOK_NS;
 	else if (workers->paused_until_ns > 0)
