@@ -152,10 +152,8 @@ static inline __attribute__((always_inline)) bool carry_stretch(struct ta_batch 
 	done = ta_file_transfer(is_write, slot->iocb.aio_fildes, vector, (unsigned)count,
 				slot->iocb.u.c.offset, flags);
 	/* This thread may have been in there for long: the slots may be another context's. */
-	if (ta_unlikely(!ta_context_is_of(batch->context, batch->generation))) {
-		batch->error = -EINVAL;
+	if (ta_unlikely(!ta_context_is_of(batch->context, batch->generation)))
 		return false;
-	}
 	if (ta_unlikely(done != bytes))
 		return ta_at_once_accept_part(batch, count, done);
 	for (i = 0; i < count; i++)

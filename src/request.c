@@ -481,8 +481,10 @@ long ta_submit_rest(struct ta_batch *batch)
 	struct ta_context *context = batch->context;
 	int result;
 
-	if (batch->error == 0)
+	if (ta_likely(ta_context_is_of(context, batch->generation)))
 		submit_in_order(batch);
+	else
+		batch->error = -EINVAL;
 	result = ta_at_once_finish(batch);
 	if (ta_unlikely(result < 0 && batch->error == 0))
 		batch->error = result;
