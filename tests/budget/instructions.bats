@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # How many instructions of the library a request costs, submission and reaping together, as callgrind counts them. That is
-# the same in every run; how long they take is what bench/run measures. The bounds are a little above what gcc 12 makes.
+# nearly the same in every run; how long they take is what bench/run measures. The bounds are above what gcc 12 makes: what a
+# descriptor is gets learned each 4 ms, which counts for more where callgrind is slow.
 
 bats_require_minimum_version 1.5.0
 
@@ -33,8 +34,8 @@ expect_at_most() {
 	[ "$each" -gt 20 ] && [ "$each" -le "$1" ]
 }
 
-@test "a cached read" { expect_at_most 880 read 1 512; }
-@test "32 cached reads that follow one another, each" { expect_at_most 205 read 32 512; }
-@test "32 cached reads here and there, each" { expect_at_most 260 read 32 4096; }
-@test "a buffered write" { expect_at_most 1100 write 1 512; }
-@test "32 buffered writes that follow one another, each" { expect_at_most 210 write 32 512; }
+@test "a cached read" { expect_at_most 1000 read 1 512; }
+@test "32 cached reads that follow one another, each" { expect_at_most 215 read 32 512; }
+@test "32 cached reads here and there, each" { expect_at_most 275 read 32 4096; }
+@test "a buffered write" { expect_at_most 1250 write 1 512; }
+@test "32 buffered writes that follow one another, each" { expect_at_most 225 write 32 512; }
