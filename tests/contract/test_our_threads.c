@@ -1188,8 +1188,8 @@ CASE(the_only_thread_carries_out_what_it_waits_for_and_one_of_two_does_not)
 
 	NEEDS_FLAGS();
 	SKIP_ON_REFERENCE("there are no workers");
-	if (is_emulated())
-		SKIP("an emulator has threads of its own");
+	if (is_emulated() || UNDER_THREAD_SANITIZER)
+		SKIP("an emulator, and ThreadSanitizer, have threads of their own");
 	/* A worker may be there first. */
 	while (blocks_written_while_waiting(ctx, file) == 0)
 		ck_assert_int_lt(++rounds, 5000);
