@@ -737,6 +737,8 @@ static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slo
 	slot->result = result;
 	slot->state = TA_SLOT_READY;
 	slot->next = NULL;
+	/* Complete before it is linked, for a handler that does not come back. */
+	atomic_signal_fence(memory_order_seq_cst);
 	if (context->ready_tail)
 		context->ready_tail->next = slot;
 	else

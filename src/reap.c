@@ -66,6 +66,8 @@ static long take_ready(struct ta_context *context, struct io_event *events, long
 		if (!context->ready_head)
 			context->ready_tail = NULL;
 		context->ready_count--;
+		/* Unlinked before it is free, for a handler that does not come back. */
+		atomic_signal_fence(memory_order_seq_cst);
 		events[taken] = (struct io_event){ .data = slot->iocb.data, .obj = slot->object };
 		set_result(&events[taken++], slot->result);
 		ta_slot_free(context, slot);
