@@ -19,13 +19,6 @@
 
 #include <sys/stat.h>
 
-#ifndef RWF_DSYNC
-#define RWF_DSYNC 0x00000002
-#endif
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 0x00000008
-#endif
-
 long ta_bytes_asked(const struct iocb *iocb)
 {
 	unsigned count = (unsigned)iocb->u.v.nr;
@@ -183,8 +176,7 @@ static enum ta_verdict sync_memory(struct ta_batch *batch, const struct iocb *io
 
 	if (ta_sync_fields_are_set(iocb))
 		return TA_VERDICT_KERNEL;
-	result = ta_syscall1(iocb->aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
-			     iocb->aio_fildes);
+	result = ta_iocb_sync_now(iocb);
 	return was_not_begun(result) ? TA_VERDICT_KERNEL : accept(batch, result);
 }
 

@@ -64,6 +64,32 @@ struct ta_file_identity;
 #define IOCB_FLAG_RESFD 1u
 #define IOCB_FLAG_IOPRIO 2u
 
+/* Of aio_rw_flags, what older headers lack. */
+#ifndef RWF_HIPRI
+#define RWF_HIPRI 0x00000001
+#endif
+#ifndef RWF_DSYNC
+#define RWF_DSYNC 0x00000002
+#endif
+#ifndef RWF_SYNC
+#define RWF_SYNC 0x00000004
+#endif
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008
+#endif
+#ifndef RWF_APPEND
+#define RWF_APPEND 0x00000010
+#endif
+#ifndef RWF_NOAPPEND
+#define RWF_NOAPPEND 0x00000020
+#endif
+#ifndef RWF_ATOMIC
+#define RWF_ATOMIC 0x00000040
+#endif
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x00000080
+#endif
+
 /*
  * What is a pointer or a long to the program is a field of 64 bits to the kernel, padding included:
  * its place in struct iocb, or in struct io_event.
@@ -776,6 +802,13 @@ TA_HIDDEN int ta_submit(struct ta_process *process, io_context_t handle, long nr
 static inline bool ta_iocb_is_sync(const struct iocb *iocb)
 {
 	return iocb->aio_lio_opcode == IO_CMD_FSYNC || iocb->aio_lio_opcode == IO_CMD_FDSYNC;
+}
+
+/* Synchronizes the file as the fsync asks for: 0 or a negative errno. */
+static inline long ta_iocb_sync_now(const struct iocb *iocb)
+{
+	return ta_syscall1(iocb->aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
+			   iocb->aio_fildes);
 }
 
 /* ---- cancel.c: cancellation ------------------------------------------------------------------ */

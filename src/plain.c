@@ -14,37 +14,27 @@
 
 #include "work.h"
 
-#ifndef RWF_DSYNC
-#define RWF_DSYNC 0x00000002
-#endif
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 0x00000008
-#endif
-
 #define NOT_PLAIN (-1)
 
-/* What plain requests of the descriptor go with: flags for preadv2 and pwritev2, or NOT_PLAIN. */
+/* Which plain requests of the descriptor there are. */
 struct manner {
 	int number;
 	uint8_t file_class;
-	int read_flags;
-	int write_flags;
+	bool reads;
+	bool writes;
 };
 
-/* A file that the number has become just now shall refuse what it would not do for kernel AIO. */
 static inline struct manner manner_of(struct ta_batch *batch, int number)
 {
 	bool unused_is_direct;
 	enum ta_file_class file_class = ta_class_of(batch, number, &unused_is_direct);
-	struct manner manner = { number, (uint8_t)file_class, NOT_PLAIN, NOT_PLAIN };
 
-	if (file_class == TA_FILE_MEMORY)
-		manner.read_flags = manner.write_flags = RWF_DSYNC;
-	else if (ta_route_tries_reads(batch->process, file_class))
-		manner.read_flags = RWF_NOWAIT;
-	if (file_class == TA_FILE_CACHED)
-		manner.write_flags = 0;
-	return manner;
+	return (struct manner){
+		.number = number,
+		.file_class = (uint8_t)file_class,
+		.reads = ta_route_tries_reads(batch->process, file_class),
+		.writes = file_class == TA_FILE_MEMORY || file_class == TA_FILE_CACHED,
+	};
 }
 
 /* Is the copy of an iocb plain? */
@@ -57,7 +47,7 @@ static inline bool is_plain(const struct iocb *iocb, const struct manner *manner
 		return false;
 	if (iocb->aio_rw_flags || iocb->u.c.flags || ta_iocb_is_malformed(iocb))
 		return false;
-	if ((reads ? manner->read_flags : manner->write_flags) == NOT_PLAIN)
+	if (!(reads ? manner->reads : manner->writes))
 		return false;
 	return bytes - 1 < TA_BRIEF_BYTES && (uint64_t)iocb->u.c.offset <= INT64_MAX / 2;
 }
@@ -66,7 +56,7 @@ static inline bool is_plain(const struct iocb *iocb, const struct manner *manner
 static inline __attribute__((always_inline)) void gather(struct ta_batch *batch, long nr)
 {
 	struct ta_context *context = batch->context;
-	struct manner manner = { .number = -1, .read_flags = NOT_PLAIN, .write_flags = NOT_PLAIN };
+	struct manner manner = { .number = -1 };
 	long i;
 
 	if (ta_unlikely(!ta_lines_are_empty()))
@@ -125,7 +115,10 @@ static inline long stretch(const struct ta_batch *batch, struct iovec *vector, i
 	return count;
 }
 
-/* One with a file on a disk, whose number may be that of a file with the old kind of write now. */
+/*
+ * For preadv2 and pwritev2, such that a file which the number has become just now refuses what it
+ * would not do for kernel AIO; NOT_PLAIN where no flag does that, and it is such a file.
+ */
 static inline int flags_of(struct ta_batch *batch, const struct ta_slot *slot)
 {
 	if (slot->file_class == TA_FILE_MEMORY)

@@ -19,16 +19,6 @@
 #include <poll.h>
 #include <sys/stat.h>
 
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 0x00000008
-#endif
-#ifndef RWF_APPEND
-#define RWF_APPEND 0x00000010
-#endif
-#ifndef RWF_NOAPPEND
-#define RWF_NOAPPEND 0x00000020
-#endif
-
 /*
  * Files held from which on it pays to ask which eventfd a descriptor is, so that its requests share
  * one hold: the question costs more than a hold, but places are limited.

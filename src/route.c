@@ -13,19 +13,6 @@
 
 #include "work.h"
 
-#ifndef RWF_HIPRI
-#define RWF_HIPRI 0x00000001
-#endif
-#ifndef RWF_DSYNC
-#define RWF_DSYNC 0x00000002
-#endif
-#ifndef RWF_SYNC
-#define RWF_SYNC 0x00000004
-#endif
-#ifndef RWF_APPEND
-#define RWF_APPEND 0x00000010
-#endif
-
 /*
  * Of aio_rw_flags, those that leave the way of a request to us.  A program that asks for RWF_NOWAIT
  * wants the kernel's answer; so does one with flags we do not know.
@@ -34,6 +21,7 @@
 #define ROUTABLE_FLAGS (RWF_HIPRI | SYNC_FLAGS | RWF_APPEND)
 /* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
 #define STREAM_FLAGS 0x1ffu
+
 static void remember(struct ta_batch *batch, int number, enum ta_file_class file_class,
 		     bool is_direct)
 {

@@ -10,10 +10,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 0x00000008
-#endif
-
 /*
  * What a terminal or an old kernel's pipe takes without waiting when it says that it takes any.
  */

@@ -324,8 +324,7 @@ static int prepare_offloaded(struct ta_context *context, struct ta_slot *slot,
 			return result;
 	}
 	*way = TA_SYNC_DONE;
-	*done = ta_syscall1(slot->iocb.aio_lio_opcode == IO_CMD_FDSYNC ? SYS_fdatasync : SYS_fsync,
-			    fd);
+	*done = ta_iocb_sync_now(&slot->iocb);
 	return 0;
 }
 

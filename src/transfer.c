@@ -12,10 +12,6 @@
 #include <fcntl.h>
 #include <string.h>
 
-#ifndef RWF_HIPRI
-#define RWF_HIPRI 0x00000001
-#endif
-
 /* Enough for O_DIRECT on any device; and the most that is read so. */
 #define BOUNCE_ALIGNMENT 4096u
 #define BOUNCE_MAX (64u << 20)
