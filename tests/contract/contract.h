@@ -1057,6 +1057,35 @@ static inline int reaper_join(struct reaper *reaper)
 	return reaper->result;
 }
 
+/* One io_submit, of one request or two, in a thread of its own. */
+struct submitter {
+	struct worker worker;
+	io_context_t ctx;
+	struct iocb *list[2];
+	int result;
+};
+
+static inline void submitter_run(void *argument)
+{
+	struct submitter *submitter = argument;
+
+	submitter->result = io_submit(submitter->ctx, submitter->list[1] ? 2 : 1, submitter->list);
+}
+
+/* second: NULL, or one more in the same call. */
+static inline void submitter_start(struct submitter *submitter, io_context_t ctx,
+				   struct iocb *first, struct iocb *second)
+{
+	*submitter = (struct submitter){ .ctx = ctx, .list = { first, second } };
+	worker_start(&submitter->worker, submitter_run, submitter);
+}
+
+static inline int submitter_join(struct submitter *submitter)
+{
+	worker_join(&submitter->worker);
+	return submitter->result;
+}
+
 /* One io_destroy in a thread of its own. */
 struct destroyer {
 	struct worker worker;

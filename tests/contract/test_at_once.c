@@ -458,86 +458,58 @@ static char *held_buffer(struct holdfs *fs, unsigned medium, size_t bytes)
 	return buffer;
 }
 
-struct submission {
-	struct worker worker;
-	io_context_t ctx;
-	struct iocb *iocb;
-	int result;
-};
-
-static void submission_run(void *argument)
-{
-	struct submission *submission = argument;
-
-	submission->result = submit_one(submission->ctx, submission->iocb);
-}
-
-struct submission_of_two {
-	struct worker worker;
-	io_context_t ctx;
-	struct iocb *list[2];
-	int result;
-};
-
-static void submission_of_two_run(void *argument)
-{
-	struct submission_of_two *submission = argument;
-
-	submission->result = io_submit(submission->ctx, 2, submission->list);
-}
-
 /* An io_submit that stands in the copy of a write. */
-static void begin_long_write(struct submission *submission, struct holdfs *fs, int file,
-			     struct iocb *iocb)
+static void begin_long_write(struct submitter *submitter, io_context_t ctx, struct holdfs *fs,
+			     int file, struct iocb *iocb)
 {
 	unsigned arrived = holdfs_log_length(fs);
 
 	io_prep_pwrite(iocb, file, held_buffer(fs, 0, LONG_BYTES), LONG_BYTES, 0);
-	submission->iocb = iocb;
-	worker_start(&submission->worker, submission_run, submission);
+	submitter_start(submitter, ctx, iocb, NULL);
 	holdfs_wait_arrived(fs, HOLDFS_READ, arrived);
 }
 
-static void end_long_write(struct submission *submission, struct holdfs *fs)
+static void end_long_write(struct submitter *submitter, struct holdfs *fs)
 {
 	holdfs_release_all(fs);
-	worker_join(&submission->worker);
-	ck_assert_int_eq(submission->result, 1);
+	ck_assert_int_eq(submitter_join(submitter), 1);
 }
 
 static void long_write_is_in_flight(struct holdfs *fs, int file)
 {
-	struct submission submission = { .ctx = new_context(4) };
+	io_context_t ctx = new_context(4);
+	struct submitter submitter;
 	io_context_t other = new_context(4);
 	struct iocb write_iocb, sync_iocb;
 
-	begin_long_write(&submission, fs, file, &write_iocb);
-	ck_assert_int_eq(io_cancel(submission.ctx, &write_iocb, &(struct io_event){ 0 }), -EAGAIN);
+	begin_long_write(&submitter, ctx, fs, file, &write_iocb);
+	ck_assert_int_eq(io_cancel(ctx, &write_iocb, &(struct io_event){ 0 }), -EAGAIN);
 	io_prep_fdsync(&sync_iocb, file);
 	expect_submitted(other, &sync_iocb, HERE);
 	for (int i = 0; i < 20; i++)
 		contract_pause();
 	expect_no_event(other, "an fsync while a write is being copied");
-	end_long_write(&submission, fs);
+	end_long_write(&submitter, fs);
 	expect_event(other, &sync_iocb, 0, HERE);
-	expect_event(submission.ctx, &write_iocb, LONG_BYTES, HERE);
-	free_context(submission.ctx);
+	expect_event(ctx, &write_iocb, LONG_BYTES, HERE);
+	free_context(ctx);
 	free_context(other);
 	munmap(write_iocb.u.c.buf, LONG_BYTES);
 }
 
 static void destroy_waits_for_long_write(struct holdfs *fs, int file)
 {
-	struct submission submission = { .ctx = new_context(4) };
+	io_context_t ctx = new_context(4);
+	struct submitter submitter;
 	struct destroyer destroyer;
 	struct iocb iocb;
 
-	begin_long_write(&submission, fs, file, &iocb);
-	destroyer_start(&destroyer, submission.ctx);
+	begin_long_write(&submitter, ctx, fs, file, &iocb);
+	destroyer_start(&destroyer, ctx);
 	worker_wait_blocked(&destroyer.worker);
 	ck_assert(!worker_has_ended(&destroyer.worker));
 	holdfs_release_all(fs);
-	worker_join(&submission.worker);
+	submitter_join(&submitter);
 	worker_join(&destroyer.worker);
 	ck_assert_int_eq(destroyer.result, 0);
 	munmap(iocb.u.c.buf, LONG_BYTES);
@@ -581,13 +553,13 @@ static void destroyed_in_the_middle(struct holdfs *fs, int file)
 	char *held = held_buffer(fs, 0, PAGE), found[4];
 	unsigned arrived = holdfs_log_length(fs);
 	struct iocb stuck[2], iocbs[2];
-	struct submission_of_two submission = { .ctx = ctx, .list = { &stuck[0], &stuck[1] } };
+	struct submitter submitter;
 	int other = memory_file(FILE_BYTES);
 
 	ck_assert_int_eq(pwrite(file, "....", 4, 2 * PAGE), 4);
 	io_prep_pwrite(&stuck[0], file, held, PAGE, 0);
 	io_prep_pwrite(&stuck[1], file, "bad", 3, 2 * PAGE);
-	worker_start(&submission.worker, submission_of_two_run, &submission);
+	submitter_start(&submitter, ctx, &stuck[0], &stuck[1]);
 	holdfs_wait_arrived(fs, HOLDFS_READ, arrived);
 	ck_assert_int_eq(io_destroy(ctx), 0);
 	next = new_context(8);
@@ -596,8 +568,7 @@ static void destroyed_in_the_middle(struct holdfs *fs, int file)
 	io_prep_pwrite(&iocbs[1], other, "second", 6, PAGE);
 	expect_all_submitted(next, iocbs, 2, HERE);
 	holdfs_release_all(fs);
-	worker_join(&submission.worker);
-	ck_assert_int_eq(submission.result, -EINVAL);
+	ck_assert_int_eq(submitter_join(&submitter), -EINVAL);
 	expect_event(next, &iocbs[0], 5, HERE);
 	expect_event(next, &iocbs[1], 6, HERE);
 	ck_assert_int_eq(pread(file, found, 4, 2 * PAGE), 4);

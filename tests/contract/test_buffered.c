@@ -922,20 +922,6 @@ CASE(a_server_that_does_not_answer_holds_nobody_up)
 
 #define STUCK 6
 
-struct stuck_read {
-	struct worker worker;
-	io_context_t ctx;
-	struct iocb *iocb;
-	int result;
-};
-
-static void stuck_read_run(void *argument)
-{
-	struct stuck_read *read = argument;
-
-	read->result = submit_one(read->ctx, read->iocb);
-}
-
 /*
  * One read after the other whose buffer is a page of a file that its server keeps back: each ends
  * up with a thread that does not come back from it.  That is the caller's where the disk was so
@@ -953,19 +939,18 @@ static bool submit_stuck_reads(io_context_t ctx, struct holdfs *fs, int file, st
 	close(buffers);
 	holdfs_hold(fs, HOLDFS_ALL);
 	for (int i = 0; i < STUCK && is_stuck; i++) {
-		struct stuck_read read = { .ctx = ctx, .iocb = &stuck[i] };
+		struct submitter submitter;
 
 		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 		io_prep_pread(&stuck[i], file, pages + i * PAGE, PAGE, i * PAGE);
-		worker_start(&read.worker, stuck_read_run, &read);
+		submitter_start(&submitter, ctx, &stuck[i], NULL);
 		holdfs_wait_arrived(fs, HOLDFS_READ, arrived + (unsigned)i);
-		WAIT_UNTIL(worker_has_ended(&read.worker) ||
-			   task_is_blocked(atomic_load(&read.worker.tid)));
-		is_stuck = worker_has_ended(&read.worker);
+		WAIT_UNTIL(worker_has_ended(&submitter.worker) ||
+			   task_is_blocked(atomic_load(&submitter.worker.tid)));
+		is_stuck = worker_has_ended(&submitter.worker);
 		if (!is_stuck)
 			holdfs_release_all(fs);
-		worker_join(&read.worker);
-		ck_assert_int_eq(read.result, 1);
+		ck_assert_int_eq(submitter_join(&submitter), 1);
 	}
 	return is_stuck;
 }
