@@ -97,7 +97,7 @@ int ta_kaio_wait(unsigned long handle, uint32_t events, int64_t deadline_ns, con
 		timeout = ta_timespec(left_ns);
 		limit = &timeout;
 	}
-	result = ta_kaio_getevents(handle, events, events, UNWRITABLE, limit, mask);
+	result = ta_kaio_getevents(handle, (long)events, (long)events, UNWRITABLE, limit, mask);
 	if (ta_unlikely(result == -ENOSYS || result == -EPERM))
 		result = wait_with_mask_beside(handle, limit, mask);
 	if (result == -EFAULT)

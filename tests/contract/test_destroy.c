@@ -365,26 +365,14 @@ CASE(destroy_ends_all_waiting_getevents)
 	close_pair(idle);
 }
 
-struct submitter {
-	struct worker worker;
-	io_context_t ctx;
-	struct iocb iocb;
-	int result;
-};
-
-static void submitter_run(void *argument)
-{
-	struct submitter *submitter = argument;
-
-	submitter->result = submit_one(submitter->ctx, &submitter->iocb);
-}
-
 /* A buffered write runs inside io_submit, and here the disk keeps it there. */
 CASE(destroy_waits_for_a_running_io_submit)
 {
 	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
-	struct submitter submitter = { .result = 0 };
+	io_context_t ctx = new_context(8);
+	struct submitter submitter;
 	struct destroyer destroyer;
+	struct iocb iocb;
 	char buffer[512];
 	unsigned operation;
 	int fd;
@@ -392,18 +380,16 @@ CASE(destroy_waits_for_a_running_io_submit)
 	if (!fs)
 		SKIP("no FUSE here");
 	memset(buffer, 'b', sizeof(buffer));
-	submitter.ctx = new_context(8);
 	fd = holdfs_open(fs, 0, O_RDWR);
 	holdfs_hold(fs, HOLDFS_WRITE);
-	io_prep_pwrite(&submitter.iocb, fd, buffer, sizeof(buffer), 0);
-	worker_start(&submitter.worker, submitter_run, &submitter);
+	io_prep_pwrite(&iocb, fd, buffer, sizeof(buffer), 0);
+	submitter_start(&submitter, ctx, &iocb, NULL);
 	operation = holdfs_wait_arrived(fs, HOLDFS_WRITE, 0);
-	destroyer_start(&destroyer, submitter.ctx);
+	destroyer_start(&destroyer, ctx);
 	worker_wait_blocked(&destroyer.worker);
 	holdfs_release(fs, operation, 0);
 	ck_assert_int_eq(destroyer_join(&destroyer), 0);
-	worker_join(&submitter.worker);
-	ck_assert_int_eq(submitter.result, 1);
+	ck_assert_int_eq(submitter_join(&submitter), 1);
 	ck_assert_mem_eq(holdfs_medium(fs, 0), buffer, sizeof(buffer));
 	close(fd);
 	holdfs_unmount(fs);
@@ -417,28 +403,29 @@ CASE(destroy_waits_for_a_cached_read_in_a_running_io_submit)
 {
 	struct holdfs *fs = holdfs_mount(1, FILE_BYTES);
 	int cached = scratch_file(FILE_BYTES), fd;
-	struct submitter submitter = { .result = 0 };
+	io_context_t ctx = new_context(8);
+	struct submitter submitter;
 	struct destroyer destroyer;
+	struct iocb iocb;
 	unsigned operation;
 	char *buffer;
 
 	if (!fs)
 		SKIP("no FUSE here");
-	submitter.ctx = new_context(8);
 	fd = holdfs_open(fs, 0, O_RDWR);
 	buffer = mmap(NULL, 512, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 	ck_assert_ptr_ne((void *)buffer, MAP_FAILED);
 	holdfs_hold(fs, HOLDFS_READ);
-	io_prep_pread(&submitter.iocb, cached, buffer, 512, 0);
-	worker_start(&submitter.worker, submitter_run, &submitter);
+	io_prep_pread(&iocb, cached, buffer, 512, 0);
+	submitter_start(&submitter, ctx, &iocb, NULL);
 	operation = holdfs_wait_arrived(fs, HOLDFS_READ, 0);
-	destroyer_start(&destroyer, submitter.ctx);
+	destroyer_start(&destroyer, ctx);
 	/* Not only a moment, as the kernel's io_destroy does, too. */
 	for (int i = 0; i < 20; i++)
 		worker_wait_blocked(&destroyer.worker);
 	holdfs_release(fs, operation, 0);
 	ck_assert_int_eq(destroyer_join(&destroyer), 0);
-	worker_join(&submitter.worker);
+	(void)submitter_join(&submitter);
 	ck_assert_int_eq(munmap(buffer, 512), 0);
 	close(fd);
 	close(cached);

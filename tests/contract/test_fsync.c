@@ -492,34 +492,20 @@ CASE(fsync_waits_for_all_descriptors_and_contexts)
 	scene_close(&scene);
 }
 
-struct submitter {
-	io_context_t ctx;
-	struct iocb *iocb;
-};
-
-static void submit_run(void *argument)
-{
-	struct submitter *submitter = argument;
-
-	expect_submitted(submitter->ctx, submitter->iocb, HERE);
-}
-
 CASE(fsync_waits_for_requests_of_threads_that_are_gone)
 {
 	struct scene scene;
 	struct iocb write, sync;
-	struct submitter of_write = { .iocb = &write }, of_sync = { .iocb = &sync };
-	struct worker worker;
+	struct submitter of_write, of_sync;
 
 	SCENE_OPEN(&scene);
-	of_write.ctx = of_sync.ctx = scene.ctx;
 	prepare_write(&write, scene.fd, 0);
 	prepare_sync(&sync, scene.fd, IO_CMD_FSYNC);
 	holdfs_hold(scene.fs, HOLDFS_WRITE);
-	worker_start(&worker, submit_run, &of_write);
-	worker_join(&worker);
-	worker_start(&worker, submit_run, &of_sync);
-	worker_join(&worker);
+	submitter_start(&of_write, scene.ctx, &write, NULL);
+	ck_assert_int_eq(submitter_join(&of_write), 1);
+	submitter_start(&of_sync, scene.ctx, &sync, NULL);
+	ck_assert_int_eq(submitter_join(&of_sync), 1);
 	wait_operation(scene.fs, HOLDFS_WRITE, SUBJECT, 0);
 	if (sync_is_held(&scene, 0)) {
 		holdfs_release_all(scene.fs);

@@ -626,7 +626,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 	return create(thread, attributes, start, argument);
 }
 
-struct submitter {
+struct passing_submitter {
 	struct worker worker;
 	struct passing_scene *passing;
 	struct iocb *iocb;
@@ -634,7 +634,7 @@ struct submitter {
 
 static void submit_without_threads(void *argument)
 {
-	struct submitter *submitter = argument;
+	struct passing_submitter *submitter = argument;
 
 	while (!atomic_load(&no_thread_starts))
 		contract_pause();
@@ -654,7 +654,7 @@ static bool has_returned_or_sleeps(struct worker *worker)
 CASE(passed_through_fsync_waits_in_io_submit_where_no_thread_starts)
 {
 	struct passing_scene passing;
-	struct submitter submitter = { .passing = &passing };
+	struct passing_submitter submitter = { .passing = &passing };
 	struct iocb write, sync;
 	unsigned syncs_before;
 

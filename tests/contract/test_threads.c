@@ -85,7 +85,7 @@ static int submit_number(struct arena *arena, int number, char *buffer)
 	return result;
 }
 
-static void submitter_run(void *argument)
+static void submit_many(void *argument)
 {
 	struct participant *self = argument;
 	struct arena *arena = self->arena;
@@ -145,7 +145,7 @@ static void exchange(int events, int kinds)
 	}
 	for (int i = 0; i < SUBMITTERS; i++) {
 		submitters[i] = (struct participant){ .arena = &arena, .number = i };
-		worker_start(&submitters[i].worker, submitter_run, &submitters[i]);
+		worker_start(&submitters[i].worker, submit_many, &submitters[i]);
 	}
 	/* As long as anything moves. */
 	for (int before = -1, now; (now = atomic_load(&arena.taken)) < TOTAL; before = now) {
