@@ -110,8 +110,11 @@ start() {
 	started=$!
 }
 
+# The first thread may be gone while another still gives back what the process had open, with its locks.
 is_running() {
-	[ -d "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null
+	[ -d "/proc/$1" ] || return 1
+	! awk '/^State:/ { ended = $2 == "Z" } /^Threads:/ { threads = $2 } END { exit !(ended && threads <= 1) }' \
+		"/proc/$1/status" 2>/dev/null
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds; false if it has not by then.
