@@ -5,7 +5,9 @@
  * With one request in flight, to hand it to a worker and back costs as much as a fast disk takes.
  * So a waiter takes it out of the queue, if no worker has begun it and nothing else of the context
  * is in flight, and uses the program's own descriptor.  A wait with a timeout is overrun by one
- * access of the disk at most, as io_submit of kernel AIO would have been.
+ * access of the disk at most.  That is what kernel AIO would have done in io_submit; what it would
+ * not have waited for (O_DIRECT, without kernel AIO) stays with the workers: the disk may never
+ * answer, and it may be the program that is to see to that.
  *
  * That number must not become another file's meanwhile.  So only the only thread of the program
  * does it, which is in here, with its signals blocked; and it looks first whether the number still
@@ -41,7 +43,7 @@ static bool can_be_taken(const struct ta_context *context, const struct ta_opera
 	return operation->context == context && operation->state == TA_OPERATION_QUEUED &&
 	       operation->slot && operation->slot->operation == operation &&
 	       operation->target == TA_TARGET_FILE && ta_iocb_is_transfer(&operation->slot->iocb) &&
-	       operation->resfd < 0;
+	       !operation->is_direct && operation->resfd < 0;
 }
 
 /* The only request of the context, out of its queue; or NULL.  The context's lock is held. */

@@ -1170,6 +1170,41 @@ static long blocks_written_while_waiting(io_context_t ctx, int file)
 	return after.ru_oublock - before.ru_oublock;
 }
 
+/* The same of a read that goes past the page cache. */
+static long blocks_read_while_waiting(io_context_t ctx, int file)
+{
+	static char data[4096] __attribute__((aligned(4096)));
+	struct rusage before, after;
+	struct io_event event;
+	struct iocb iocb;
+	int got;
+
+	io_prep_pread(&iocb, file, data, sizeof(data), 0);
+	expect_submitted(ctx, &iocb, HERE);
+	getrusage(RUSAGE_THREAD, &before);
+	got = io_getevents(ctx, 1, 1, &event, NULL);
+	getrusage(RUSAGE_THREAD, &after);
+	ck_assert_int_eq(got, 1);
+	ck_assert_int_eq((long)event.res, sizeof(data));
+	return after.ru_inblock - before.ru_inblock;
+}
+
+/* Kernel AIO would not wait for it in io_submit, so that a disk that never answers holds nobody. */
+CASE(nobody_carries_out_what_goes_past_the_page_cache)
+{
+	const char *path = file_path();
+	io_context_t ctx = new_context(8);
+	int file;
+
+	if (!has_direct_io(path))
+		SKIP("no O_DIRECT here");
+	file = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	for (int i = 0; i < 1000; i++)
+		ck_assert_int_eq(blocks_read_while_waiting(ctx, file), 0);
+	free_context(ctx);
+	close(file);
+}
+
 static void wait_for_end_run(void *argument)
 {
 	sem_t *end = argument;
