@@ -218,6 +218,9 @@ $(B)/tests/unit/%: tests/unit/%.c $(UNIT_OBJECTS) $(BUILT_WITH)
 	$(Q)$(CC) $(ALL_CFLAGS) -DTA_STATIC $(CHECKED) -Isrc -Itests $$($(PKG_CONFIG) --cflags check) -MMD -MP -MF $@.d \
 		-o $@ $< $(UNIT_OBJECTS) $(TEST_LDFLAGS) $$($(PKG_CONFIG) --libs check)
 
+# It plays the kernel.
+$(B)/tests/unit/test_ring: TEST_LDFLAGS += -Wl,--wrap=ta_kaio_post
+
 # Contract tests are programs like any other. So are the ones that they start (programs/) and the shared
 # objects that they load (objects/), which must import what they import and no test framework.
 WITH_LIBAIO	= -L$(B) -Wl,-rpath,$(abspath $(B)) -laio

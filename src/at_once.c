@@ -265,8 +265,7 @@ static inline int end_all(struct ta_batch *batch, struct ta_work *work)
 	struct ta_context *context = batch->context;
 	int eventfd = -1;
 
-	/* What the kernel ended before comes first. */
-	ta_drain(context, work);
+	ta_wake_sleepers(context);
 	for (; batch->finished < batch->accepted; batch->finished++) {
 		struct ta_slot *slot = batch->slots[batch->finished];
 
@@ -276,35 +275,40 @@ static inline int end_all(struct ta_batch *batch, struct ta_work *work)
 			eventfd = (int)slot->iocb.u.c.resfd;
 		ta_end_drained(context, slot, slot->result, work);
 	}
-	ta_end_announce(context, work);
 	return eventfd;
 }
 
 /*
- * May the events set something off?  Then signals are blocked first: a handler that does not come
- * back must not leave a wake-up, an fsync or an eventfd behind.  The lock is held.
+ * May the events set something off, or those of the kernel that come first?  Then signals are
+ * blocked: a handler that does not come back must not leave a sleeper, an fsync or an eventfd
+ * behind.  The lock is held.
  */
 static inline bool may_set_off(const struct ta_batch *batch)
 {
+	const struct ta_context *context = batch->context;
 	const struct ta_slot *latest = batch->slots[batch->accepted - 1];
 
-	return batch->context->sleepers > 0 || batch->brief < batch->count ||
-	       atomic_load_explicit(&batch->context->owed, memory_order_relaxed) > 0 ||
+	/* Of those in the ring, a posted wake-up is none. */
+	return (context->sleepers > 0 && ta_events_in_ring(context) > context->wake_posted) ||
+	       batch->brief < batch->count ||
+	       atomic_load_explicit(&context->owed, memory_order_relaxed) > 0 ||
 	       (latest && latest->iocb.u.c.flags & IOCB_FLAG_RESFD);
 }
 
 static TA_COLD void finish_blocked(struct ta_batch *batch)
 {
+	struct ta_context *context = batch->context;
 	struct ta_work work = { 0 };
 	struct ta_signals before;
 	int eventfd;
 
 	ta_signals_block(&before);
+	ta_drain(context, &work);
 	eventfd = end_all(batch, &work);
-	ta_unlock(&batch->context->lock);
+	ta_unlock(&context->lock);
 	if (eventfd >= 0)
 		ta_eventfd_signal(eventfd);
-	ta_work_finish(batch->context, &work);
+	ta_work_finish(&work);
 	ta_signals_set(&before, NULL);
 }
 
@@ -330,8 +334,11 @@ int ta_at_once_finish(struct ta_batch *batch)
 		finish_blocked(batch);
 		return 0;
 	}
+	/* Of what comes from here on, the kernel wakes the sleepers itself. */
+	if (ta_likely(context->sleepers == 0))
+		ta_drain(context, &work);
 	(void)end_all(batch, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	return 0;
 }

@@ -102,7 +102,7 @@ static int cancel_oldest(struct ta_context *context, const struct iocb *iocb, st
 		return result;
 	result = -EINVAL;
 	ta_drain(context, work);
-	ta_wake_unaware(context, work);
+	ta_wake_unaware(context);
 	while ((slot = oldest_request(context, iocb, after)) != NULL) {
 		bool is_in_the_way = after && slot->iocb.aio_lio_opcode != IO_CMD_POLL;
 
@@ -138,7 +138,7 @@ int ta_cancel(struct ta_process *process, io_context_t handle, struct iocb *iocb
 				 ? ta_passthrough_cancel(context, iocb)
 				 : cancel_oldest(context, iocb, &work);
 		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
+		ta_work_finish(&work);
 	}
 	ta_signals_set(&before, NULL);
 	return result;

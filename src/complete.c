@@ -5,8 +5,8 @@
  *
  * A request that has ended is either still an event in the kernel's ring or already in the
  * context's ready list. Who holds the context's lock may *drain* the ring into the list.  What
- * a step under the lock finds to do (sleepers to be woken, fsyncs whose turn has come) is collected
- * in a struct ta_work and done by ta_work_finish when the lock is free.
+ * a step under the lock finds to do (fsyncs whose turn has come) is collected in a struct ta_work
+ * and done by ta_work_finish when the lock is free.
  *
  * Waking.  A kernel completion wakes every thread that sleeps in the ring by itself.  What comes
  * into the ready list does not: so a wake-up is *posted*, an event that names no slot.  It is
@@ -63,8 +63,8 @@ void ta_drain_slow(struct ta_context *context, struct ta_work *work)
 void ta_end(struct ta_context *context, struct ta_slot *slot, long result, struct ta_work *work)
 {
 	ta_drain(context, work);
+	ta_wake_sleepers(context);
 	ta_end_drained(context, slot, result, work);
-	ta_end_announce(context, work);
 }
 
 /*
@@ -82,7 +82,7 @@ void ta_complete(struct ta_operation *operation, long result)
 	operation->slot->operation = NULL;
 	ta_end(context, operation->slot, result, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 }
 
 void ta_complete_end(struct ta_context *context)
@@ -92,43 +92,27 @@ void ta_complete_end(struct ta_context *context)
 	ta_unlock(&context->lock);
 }
 
+/* ---- waking ---------------------------------------------------------------------------------- */
+
+/* Who sleeps comes to look.  The lock is held. */
+TA_COLD void ta_wake(struct ta_context *context)
+{
+	if (context->mode == TA_CONTEXT_OFFLOADED) {
+		atomic_fetch_add(&context->word, 1);
+		ta_futex_wake(&context->word, INT_MAX);
+	} else if (!context->wake_posted) {
+		/* No place in the ring: the sleepers look for themselves before long (reap.c). */
+		context->wake_posted =
+			ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;
+	}
+}
+
 /* ---- what a step leaves to do ---------------------------------------------------------------- */
 
-/*
- * Somebody sleeps who has not seen all that has arrived.  The lock is held.  The context stays
- * until the wake-up is given: its ring must not be another context's by then.
- */
-TA_COLD void ta_want_wake(struct ta_context *context, struct ta_work *work)
-{
-	if (context->ready_count == 0 || context->wake_posted || work->wake)
-		return;
-	context->wake_posted = context->mode == TA_CONTEXT_MEDIATED;
-	context->inside++;
-	work->wake = ta_wake_events(context);
-}
-
-static void wake(struct ta_context *context, uint32_t events)
-{
-	bool is_lost = false;
-
-	if (context->mode == TA_CONTEXT_OFFLOADED)
-		ta_futex_wake(&context->word, INT_MAX);
-	else
-		/* No place in the ring: the sleepers look for themselves before long (reap.c). */
-		is_lost = ta_kaio_post(context->kernel_handle, events) < 0;
-	ta_lock(&context->lock);
-	if (is_lost)
-		context->wake_posted = false;
-	ta_context_leave(context);
-	ta_unlock(&context->lock);
-}
-
-TA_COLD void ta_work_finish_slow(struct ta_context *context, struct ta_work *work)
+TA_COLD void ta_work_finish_slow(struct ta_work *work)
 {
 	struct ta_operation *operation;
 
-	if (work->wake)
-		wake(context, work->wake);
 	if (work->issue)
 		ta_syncs_issue(work->issue);
 	while ((operation = work->ended) != NULL) {

@@ -635,7 +635,7 @@ static void destroy_in_kernel(struct ta_context *context)
 	ta_lock(&context->lock);
 	end_kernel_requests(context, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	ta_lock(&context->lock);
 }
 
@@ -654,7 +654,7 @@ static bool finish_mediated(struct ta_context *context)
 	if (is_idle && context->sleepers > 0)
 		is_idle = ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	ta_lock(&context->lock);
 	if (!is_idle)
 		destroy_in_kernel(context);

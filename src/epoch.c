@@ -141,7 +141,7 @@ static void drain(struct ta_context *context, struct ta_work *work)
 		ta_passthrough_scan(context, work);
 	else if (context->mode == TA_CONTEXT_MEDIATED)
 		ta_drain(context, work);
-	ta_wake_unaware(context, work);
+	ta_wake_unaware(context);
 }
 
 static void look_through(struct ta_process *process, struct ta_context *context)
@@ -158,7 +158,7 @@ static void look_through(struct ta_process *process, struct ta_context *context)
 			seal(process, context, epoch);
 	}
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 }
 
 /* All that is in flight by now is in sealed epochs. */
@@ -223,7 +223,7 @@ void ta_epochs_drain(struct ta_process *process, const struct ta_file_identity *
 		ta_lock(&context->lock);
 		drain(context, &work);
 		ta_unlock(&context->lock);
-		ta_work_finish(context, &work);
+		ta_work_finish(&work);
 	}
 	ta_unlock(&process->table_lock);
 }

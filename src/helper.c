@@ -72,7 +72,7 @@ static void look_at(struct ta_context *context, struct ta_work *work)
 		ta_passthrough_scan(context, work);
 	else
 		ta_drain(context, work);
-	ta_wake_unaware(context, work);
+	ta_wake_unaware(context);
 }
 
 static void follow_once(struct ta_context *context)
@@ -82,7 +82,7 @@ static void follow_once(struct ta_context *context)
 	ta_lock(&context->lock);
 	look_at(context, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 }
 
 /*

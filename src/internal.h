@@ -368,12 +368,11 @@ struct ta_operation {
 struct ta_work {
 	struct ta_sync *issue; /* syncs whose turn has come */
 	struct ta_operation *ended; /* held fsyncs whose events are in a pass-through ring */
-	uint32_t wake; /* events that wake those who sleep and must look; counted in inside */
 };
 
 static inline bool ta_work_is_any(const struct ta_work *work)
 {
-	return work->issue || work->ended || work->wake;
+	return work->issue || work->ended;
 }
 
 /* ---- the process ----------------------------------------------------------------------------- */
@@ -714,7 +713,7 @@ TA_HIDDEN void ta_end(struct ta_context *context, struct ta_slot *slot, long res
 		      struct ta_work *work);
 TA_HIDDEN void ta_complete(struct ta_operation *operation, long result);
 TA_HIDDEN void ta_complete_end(struct ta_context *context);
-TA_HIDDEN void ta_want_wake(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN void ta_wake(struct ta_context *context);
 
 /* How many events wake all who sleep.  The lock is held. */
 static inline uint32_t ta_wake_events(const struct ta_context *context)
@@ -722,28 +721,31 @@ static inline uint32_t ta_wake_events(const struct ta_context *context)
 	return context->most_wanted > 1 ? context->most_wanted : 1;
 }
 
-TA_HIDDEN void ta_work_finish_slow(struct ta_context *context, struct ta_work *work);
+TA_HIDDEN void ta_work_finish_slow(struct ta_work *work);
 
 /*
  * Does what a step under the context's lock has left to do.  The context may be destroyed by the
  * time this returns.
  */
-static inline void ta_work_finish(struct ta_context *context, struct ta_work *work)
+static inline void ta_work_finish(struct ta_work *work)
 {
 	if (ta_unlikely(ta_work_is_any(work)))
-		ta_work_finish_slow(context, work);
+		ta_work_finish_slow(work);
 }
 
-/* Moves all events of the kernel's ring into the ready list.  The lock is held. */
-static inline void ta_drain(struct ta_context *context, struct ta_work *work)
+/* Events in the kernel's ring.  The lock is held. */
+static inline uint32_t ta_events_in_ring(const struct ta_context *context)
 {
-	struct ta_ring_reader reader;
-
 	/* An offloaded one has an empty ring. */
 	if (ta_unlikely(context->mode == TA_CONTEXT_OFFLOADED))
-		return;
-	reader = ta_ring_open(context->ring, context->event_count);
-	if (ta_unlikely(reader.head != reader.tail))
+		return 0;
+	return ta_ring_available(ta_ring_open(context->ring, context->event_count));
+}
+
+/* Moves them all into the ready list.  The lock is held. */
+static inline void ta_drain(struct ta_context *context, struct ta_work *work)
+{
+	if (ta_unlikely(ta_events_in_ring(context) > 0))
 		ta_drain_slow(context, work);
 }
 
@@ -751,11 +753,26 @@ static inline void ta_drain(struct ta_context *context, struct ta_work *work)
 TA_HIDDEN void ta_index_add(struct ta_context *context, struct ta_slot *slot);
 TA_HIDDEN void ta_index_remove(struct ta_context *context, struct ta_slot *slot);
 
-/* What has arrived must not wait for somebody who sleeps.  The lock is held. */
-static inline void ta_wake_unaware(struct ta_context *context, struct ta_work *work)
+/*
+ * Before a request that is not the kernel's ends: the sleepers come to the lock, and find it ended.
+ * In this order, because a handler may interrupt in between and not come back.  The lock is held.
+ */
+static inline void ta_wake_sleepers(struct ta_context *context)
 {
-	if (ta_unlikely(context->unaware > 0))
-		ta_want_wake(context, work);
+	context->may_post = true;
+	if (ta_unlikely(context->sleepers > 0))
+		ta_wake(context);
+}
+
+/*
+ * What has been moved to the ready list, or left there, must not wait for somebody who sleeps.  In
+ * an offloaded context nobody moves it, and each arrival wakes all.  The lock is held.
+ */
+static inline void ta_wake_unaware(struct ta_context *context)
+{
+	if (ta_unlikely(context->unaware > 0) && context->ready_count > 0 &&
+	    context->mode == TA_CONTEXT_MEDIATED)
+		ta_wake(context);
 }
 
 static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slot, long result)
@@ -775,7 +792,7 @@ static inline void ta_ready_push(struct ta_context *context, struct ta_slot *slo
 	context->unaware = context->sleepers;
 }
 
-/* The rest of ta_end, when the ring is drained: for each, and for all together. */
+/* The rest of ta_end, when the ring is drained and the sleepers are woken. */
 static inline void ta_end_drained(struct ta_context *context, struct ta_slot *slot, long result,
 				  struct ta_work *work)
 {
@@ -784,14 +801,6 @@ static inline void ta_end_drained(struct ta_context *context, struct ta_slot *sl
 	if (ta_unlikely(context->index != NULL))
 		ta_index_remove(context, slot);
 	ta_ready_push(context, slot, result);
-}
-
-static inline void ta_end_announce(struct ta_context *context, struct ta_work *work)
-{
-	context->may_post = true;
-	if (context->mode == TA_CONTEXT_OFFLOADED)
-		atomic_fetch_add(&context->word, 1);
-	ta_wake_unaware(context, work);
 }
 
 /* ---- request.c: submission ------------------------------------------------------------------- */

@@ -139,7 +139,7 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	ta_unlock(&context->lock);
 	if (call.workers > 0 || call.supervisor)
 		ta_workers_wake(process->workers, call);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 }
 
 /* In its io_submit: as kernel AIO would, waiting if need be. */

@@ -146,7 +146,7 @@ void ta_passthrough_close(struct ta_context *context)
 			untrack(context, tracking->buckets[i], &work);
 	context->tracking = NULL;
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	ta_pages_free(tracking, tracking->bytes);
 }
 
@@ -194,7 +194,7 @@ static long submit_tracked(struct ta_context *context, long nr, struct iocb **io
 				untrack(context, tracked[i], &work);
 		ta_unlock(&context->lock);
 	}
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	return result;
 }
 
@@ -376,7 +376,7 @@ long ta_passthrough_submit_held(struct ta_operation *operation)
 		atomic_fetch_add(&context->owed, 1);
 	}
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	result = tracked ? ta_kaio_submit(context->kernel_handle, 1, &list) : -EAGAIN;
 	if (tracked)
 		ta_follow(context);
@@ -395,7 +395,7 @@ long ta_passthrough_submit_held(struct ta_operation *operation)
 		atomic_fetch_sub(&context->owed, 1);
 	}
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	return result;
 }
 

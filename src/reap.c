@@ -130,7 +130,7 @@ take(struct ta_context *context, struct io_event *events, long nr, struct ta_wor
 		available = nr;
 	if (ta_unlikely(!ta_memory_probe(events, (size_t)available * sizeof(*events), true))) {
 		if (has_no_room(context, events, nr, work)) {
-			ta_wake_unaware(context, work);
+			ta_wake_unaware(context);
 			return -EFAULT;
 		}
 		reader = open_ring(context);
@@ -142,7 +142,7 @@ take(struct ta_context *context, struct io_event *events, long nr, struct ta_wor
 	else if (ta_unlikely(context->wake_posted))
 		/* Events of our own must not fill a ring whose program reaps one by one. */
 		ta_drain(context, work);
-	ta_wake_unaware(context, work);
+	ta_wake_unaware(context);
 	return taken;
 }
 
@@ -313,11 +313,11 @@ static bool look(struct ta_context *context, struct waiting *waiting, struct ta_
 	if (context->ready_count < waiting->want)
 		ta_drain(context, work);
 	if (context->ready_count < waiting->want && !waiting->is_over) {
-		ta_wake_unaware(context, work);
+		ta_wake_unaware(context);
 		return false;
 	}
 	if (wait->peek) {
-		ta_wake_unaware(context, work);
+		ta_wake_unaware(context);
 		return true;
 	}
 	result = take(context, wait->events + waiting->taken, wait->nr - waiting->taken, work);
@@ -338,7 +338,7 @@ static bool finish_look(struct ta_context *context, struct ta_work *work)
 	if (!ta_work_is_any(work))
 		return true;
 	ta_unlock(&context->lock);
-	ta_work_finish(context, work);
+	ta_work_finish(work);
 	ta_lock(&context->lock);
 	return context->arrivals == seen;
 }
@@ -425,7 +425,7 @@ static TA_COLD long take_blocked(struct ta_context *context, const struct ta_wai
 	ta_signals_block(&before);
 	taken = take(context, wait->events, wait->nr, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	ta_signals_set(&before, NULL);
 	return taken;
 }
@@ -444,7 +444,7 @@ static inline long take_at_first(struct ta_context *context, const struct ta_wai
 	if (!wait->peek)
 		taken = take(context, wait->events, wait->nr, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	return taken;
 }
 

@@ -261,7 +261,7 @@ static TA_COLD void settle_refused(struct ta_batch *batch, long from)
 	if (context->generation == batch->generation)
 		give_back(batch, from, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 	ta_signals_set(&before, NULL);
 }
 
@@ -514,7 +514,7 @@ static long submit_mixed(struct ta_batch *batch)
 		batch->is_counted = true;
 	}
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &batch->work);
+	ta_work_finish(&batch->work);
 	return ta_submit_rest(batch);
 }
 
@@ -526,9 +526,8 @@ static long submit_mixed(struct ta_batch *batch)
  */
 TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
 {
-	if (ta_sleep_limit_ns(context) == TA_NO_DEADLINE || context->wake_posted)
-		return;
-	context->wake_posted = ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;
+	if (ta_sleep_limit_ns(context) != TA_NO_DEADLINE)
+		ta_wake(context);
 }
 
 /*

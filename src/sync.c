@@ -32,7 +32,7 @@ bool ta_sync_is_clear(struct ta_context *context, struct ta_work *work)
 	bool is_clear;
 
 	ta_drain(context, work);
-	ta_wake_unaware(context, work);
+	ta_wake_unaware(context);
 	if (context->open_epochs &&
 	    (context->open_epochs->next || context->open_epochs->in_flight > 0))
 		return false;

@@ -2,13 +2,14 @@
 /*
  * Goal: every event of the kernel's ring and every completion of the library's own reaches exactly
  * one reaper, in order; events of the library's own reach none; whatever the program writes into
- * its ring, nothing outside of it is read and no request ends twice; a wake-up is wanted when
+ * its ring, nothing outside of it is read and no request ends twice; a wake-up is posted when
  * somebody sleeps who has not looked, and only then; what is in flight is counted for fsyncs.
  *
  * Method: ring and slots are made here, in a context that the kernel does not know; the test plays
- * the kernel.  As nobody sleeps, all of the bookkeeping runs in one thread, and those who would
- * sleep are counted.  Random histories are compared with a model of two queues after every step.
- * The ring ends where memory ends.  TRUEAIO_SEED=n plays the one history with that seed.
+ * the kernel, and takes the place of ta_kaio_post (by the linker's --wrap).  As nobody sleeps, all
+ * of the bookkeeping runs in one thread, and those who would sleep are counted.  Random histories
+ * are compared with a model of two queues after every step.  The ring ends where memory ends.
+ * TRUEAIO_SEED=n plays the one history with that seed.
  */
 #include "internal.h"
 
@@ -369,6 +370,20 @@ static void event_arrives(const void *object)
 	kernel_adds((struct io_event){ .obj = (struct iocb *)(uintptr_t)object });
 }
 
+static bool kernel_refuses; /* the next wake-up that is posted */
+static unsigned posts;
+
+int __wrap_ta_kaio_post(unsigned long handle, uint32_t events);
+int __wrap_ta_kaio_post(unsigned long handle, uint32_t events)
+{
+	EXPECT(handle == (unsigned long)HANDLE && events == 1);
+	posts++;
+	if (kernel_refuses)
+		return -EAGAIN;
+	event_arrives(&a_wake_up);
+	return 0;
+}
+
 static void wake_up_arrives(void)
 {
 	context->wake_posted = true;
@@ -480,23 +495,26 @@ static unsigned count_unaware(void)
 	return count;
 }
 
-/* What a step that looked whether somebody is to be woken has left to do; it is done, or fails. */
-static void expect_wake(const struct ta_work *work)
+/* The step has posted a wake-up if one was wanted, and none is there. */
+static void expect_wake(bool is_wanted)
 {
-	EXPECT(work->wake == (count_unaware() > 0 && in_list.count > 0 && !posted));
-	EXPECT(!work->issue && !work->ended);
-	if (!work->wake)
-		return;
-	EXPECT(context->wake_posted && context->inside == 1);
-	context->inside = 0;
-	if (extra_events < OWN_EVENTS && draw(2)) {
-		event_arrives(&a_wake_up);
+	EXPECT(posts == (is_wanted && !posted));
+	if (posts == 1 && !kernel_refuses) {
 		add(&in_ring, OWN);
 		extra_events++;
 		posted = true;
-	} else {
-		context->wake_posted = false;
 	}
+	posts = 0;
+}
+
+static void expect_wake_of_unaware(void)
+{
+	expect_wake(count_unaware() > 0 && in_list.count > 0);
+}
+
+static void decide_about_posts(void)
+{
+	kernel_refuses = extra_events == OWN_EVENTS || draw(2);
 }
 
 static void random_submit(void)
@@ -536,9 +554,10 @@ static void random_end(bool by_kernel)
 		return;
 	}
 	ta_end(context, slot, (long)number * 3, &work);
+	EXPECT(!ta_work_is_any(&work));
 	model_drains();
 	arrives_in_list(number);
-	expect_wake(&work);
+	expect_wake(context->sleepers > 0);
 }
 
 /* Of the slots of the page there are more than may be used, so the last is always free. */
@@ -570,6 +589,7 @@ static void random_reap(void)
 		model_drains();
 	if (expected > space) {
 		EXPECT(result == -EFAULT);
+		expect_wake_of_unaware();
 		return;
 	}
 	EXPECT(result == expected);
@@ -581,6 +601,7 @@ static void random_reap(void)
 	/* Filled from the list: what the library has put in the ring must not stay there. */
 	if (from_list && posted)
 		model_drains();
+	expect_wake_of_unaware();
 }
 
 /* An fsync seals what is in flight, if anything has been submitted since the last one did. */
@@ -593,6 +614,7 @@ static void random_seal(void)
 		return;
 	busy = false;
 	model_drains();
+	expect_wake_of_unaware();
 	for (unsigned i = 0; i < in_flight_count; i++)
 		is_sealed[(uintptr_t)in_flight[i]->iocb.data] = true;
 }
@@ -624,16 +646,15 @@ static void random_drain(void)
 
 static void random_wake(void)
 {
-	struct ta_work work = { 0 };
-
-	ta_wake_unaware(context, &work);
-	expect_wake(&work);
+	ta_wake_unaware(context);
+	expect_wake_of_unaware();
 }
 
 static void random_step(void)
 {
 	unsigned what = draw(100);
 
+	decide_about_posts();
 	if (what < 35)
 		random_submit();
 	else if (what < 65)
@@ -750,8 +771,10 @@ static void play_context(void)
 		compare();
 	}
 	EXPECT(!context->index || count_index() == in_flight_count + reapable() - in_list.count);
-	while (in_flight_count > 0)
+	while (in_flight_count > 0) {
+		decide_about_posts();
 		random_end(draw(2));
+	}
 	left = (long)reapable();
 	EXPECT(reap(events, SLOTS) == left);
 	for (long i = 0; i < left; i++)
@@ -992,38 +1015,48 @@ END_TEST
  * Wake-ups, where somebody sleeps.
  */
 
-START_TEST(a_wake_up_is_wanted_once)
+START_TEST(a_wake_up_is_posted_once)
 {
-	struct ta_work first = { 0 }, second = { 0 }, third = { 0 };
+	struct ta_work work = { 0 };
 
 	context->sleepers = 1;
-	ta_end(context, submit(1), 3, &first);
-	ta_end(context, submit(2), 6, &second);
-	ck_assert(first.wake && !second.wake);
+	ta_end(context, submit(1), 3, &work);
+	ck_assert_uint_eq(posts, 1);
 	ck_assert(context->wake_posted);
-	/* Nobody destroys the context before it is given. */
-	ck_assert_uint_eq(context->inside, 1);
-	/* Another thread has drained the wake-up and left what the sleeper wants. */
-	event_arrives(&a_wake_up);
-	ta_drain(context, &third);
-	ta_wake_unaware(context, &third);
-	ck_assert(third.wake && context->wake_posted);
+	/* What comes later drains it; so does a thread that leaves what the sleeper wants. */
+	ta_end(context, submit(2), 6, &work);
+	ck_assert_uint_eq(posts, 2);
+	ta_wake_unaware(context);
+	ck_assert_uint_eq(posts, 2);
+	ta_drain(context, &work);
+	ck_assert(!context->wake_posted);
+	ta_wake_unaware(context);
+	ck_assert_uint_eq(posts, 3);
+	ck_assert(context->wake_posted);
 }
 END_TEST
 
 START_TEST(a_wake_up_that_could_not_be_posted_is_wanted_again)
 {
-	struct ta_work first = { 0 }, second = { 0 };
+	struct ta_work work = { 0 };
 
 	context->sleepers = 1;
-	ta_end(context, submit(1), 3, &first);
-	ck_assert(first.wake);
-	/* The kernel refuses the handle. */
-	ta_work_finish(context, &first);
-	ck_assert(!first.wake && !context->wake_posted);
-	ck_assert_uint_eq(context->inside, 0);
-	ta_wake_unaware(context, &second);
-	ck_assert(second.wake);
+	kernel_refuses = true;
+	ta_end(context, submit(1), 3, &work);
+	ck_assert_uint_eq(posts, 1);
+	ck_assert(!context->wake_posted);
+	ta_wake_unaware(context);
+	ck_assert_uint_eq(posts, 2);
+}
+END_TEST
+
+/* A handler that comes in between, and does not come back, must leave nobody asleep. */
+START_TEST(sleepers_are_woken_before_what_they_wait_for_is_there)
+{
+	context->sleepers = 1;
+	ta_wake_sleepers(context);
+	ck_assert_uint_eq(posts, 1);
+	ck_assert(context->wake_posted);
 }
 END_TEST
 
@@ -1034,14 +1067,14 @@ START_TEST(nobody_is_woken_who_has_looked_or_for_nothing)
 	/* One who came to sleep after the arrival. */
 	ta_end(context, submit(1), 3, &work);
 	context->sleepers = 1;
-	ta_wake_unaware(context, &work);
-	ck_assert(!work.wake);
+	ta_wake_unaware(context);
+	ck_assert_uint_eq(posts, 0);
 	/* What has arrived since was taken by others. */
 	ta_ready_push(context, submit(2), 6);
 	ck_assert_uint_eq(context->unaware, 1);
 	ck_assert_int_eq(reap(room_for(2), 2), 2);
-	ta_wake_unaware(context, &work);
-	ck_assert(!work.wake && !context->wake_posted);
+	ta_wake_unaware(context);
+	ck_assert(posts == 0 && !context->wake_posted);
 }
 END_TEST
 
@@ -1085,7 +1118,8 @@ int main(void)
 	tcase_add_test(cases, a_bad_array_consumes_nothing);
 	tcase_add_test(cases, the_last_event_of_an_epoch_hands_back_its_sync);
 	tcase_add_test(cases, an_open_epoch_goes_with_its_last_request_unless_it_is_the_latest);
-	tcase_add_test(cases, a_wake_up_is_wanted_once);
+	tcase_add_test(cases, a_wake_up_is_posted_once);
+	tcase_add_test(cases, sleepers_are_woken_before_what_they_wait_for_is_there);
 	tcase_add_test(cases, a_wake_up_that_could_not_be_posted_is_wanted_again);
 	tcase_add_test(cases, nobody_is_woken_who_has_looked_or_for_nothing);
 	tcase_add_test(cases, a_context_in_which_something_is_owed_is_followed);

@@ -144,7 +144,7 @@ static void complete(uintptr_t number)
 	slot->object = (struct iocb *)(number << 8);
 	ta_end(context, slot, (long)number * 3, &work);
 	ta_unlock(&context->lock);
-	ta_work_finish(context, &work);
+	ta_work_finish(&work);
 }
 
 static int reap(long min_nr, long nr, int64_t timeout_ns, struct io_event *events)
