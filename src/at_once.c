@@ -145,18 +145,31 @@ static long transfer(const struct iocb *iocb, bool is_write, int flags)
 				(int)iocb->aio_rw_flags | flags);
 }
 
-static enum ta_verdict write_with(struct ta_batch *batch, const struct iocb *iocb, int flags)
+static enum ta_verdict write_answered(struct ta_batch *batch, long result)
 {
-	long result = transfer(iocb, true, flags);
-
 	return was_not_begun(result) ? refused(result) : accept(batch, result);
 }
 
+/*
+ * RWF_NOSIGNAL (Linux 6.18) means nothing to a file on a disk, and a file that has only the old
+ * kind of write refuses it.  An older kernel refuses it as well, which the first such write shows;
+ * from then on the file is looked at before each.
+ */
 static enum ta_verdict write_to_cache(struct ta_batch *batch, const struct iocb *iocb)
 {
-	enum ta_verdict verdict = ta_at_once_look_again(batch, iocb->aio_fildes);
+	long result = ta_lacks_nosignal(batch) ? -EOPNOTSUPP : transfer(iocb, true, RWF_NOSIGNAL);
+	enum ta_verdict verdict;
 
-	return verdict == TA_VERDICT_DONE ? write_with(batch, iocb, 0) : verdict;
+	if (result != -EOPNOTSUPP)
+		return write_answered(batch, result);
+	verdict = ta_at_once_look_again(batch, iocb->aio_fildes);
+	if (verdict != TA_VERDICT_DONE)
+		return verdict;
+	result = transfer(iocb, true, 0);
+	/* relaxed: a hint. */
+	if (result > 0)
+		atomic_store_explicit(&batch->process->lacks_nosignal, true, memory_order_relaxed);
+	return write_answered(batch, result);
 }
 
 /*
@@ -241,7 +254,7 @@ enum ta_verdict ta_at_once(struct ta_batch *batch)
 		slot->file_class = (uint8_t)ta_class_settle(batch, iocb->aio_fildes, true);
 	switch (slot->file_class) {
 	case TA_FILE_MEMORY:
-		return write_with(batch, iocb, RWF_DSYNC);
+		return write_answered(batch, transfer(iocb, true, RWF_DSYNC));
 	case TA_FILE_CACHED:
 		return write_to_cache(batch, iocb);
 	default:

@@ -89,6 +89,9 @@ struct ta_file_identity;
 #ifndef RWF_DONTCACHE
 #define RWF_DONTCACHE 0x00000080
 #endif
+#ifndef RWF_NOSIGNAL
+#define RWF_NOSIGNAL 0x00000100
+#endif
 
 /*
  * What is a pointer or a long to the program is a field of 64 bits to the kernel, padding included:
@@ -454,6 +457,7 @@ struct ta_process {
 	struct ta_custody *custody; /* the same */
 
 	struct ta_pages pages;
+	_Atomic bool lacks_nosignal; /* the kernel has no RWF_NOSIGNAL: at_once.c */
 	_Atomic uint64_t known_classes[TA_KNOWN_CLASSES]; /* route.c */
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
 };

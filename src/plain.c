@@ -125,6 +125,8 @@ static inline int flags_of(struct ta_batch *batch, const struct ta_slot *slot)
 		return RWF_DSYNC;
 	if (slot->iocb.aio_lio_opcode == IO_CMD_PREAD)
 		return RWF_NOWAIT;
+	if (ta_likely(!ta_lacks_nosignal(batch)))
+		return RWF_NOSIGNAL;
 	return ta_at_once_look_again(batch, slot->iocb.aio_fildes) == TA_VERDICT_DONE ? 0
 										      : NOT_PLAIN;
 }

@@ -142,6 +142,12 @@ static inline enum ta_file_class ta_class_of(struct ta_batch *batch, int number,
 	return (enum ta_file_class)(known & (TA_CLASS_DIRECT - 1));
 }
 
+static inline bool ta_lacks_nosignal(const struct ta_batch *batch)
+{
+	/* relaxed: a hint. */
+	return atomic_load_explicit(&batch->process->lacks_nosignal, memory_order_relaxed);
+}
+
 /* ---- at_once.c ------------------------------------------------------------------------------- */
 
 enum ta_verdict {

@@ -8,7 +8,10 @@
 #include "holdfs.h"
 
 #include <dirent.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #define PAGE 4096
 #define FILE_BYTES ((size_t)1 << 20)
@@ -742,7 +745,7 @@ static long read_a_byte(io_context_t ctx, int number)
 	return result == 1 ? (long)take_event(ctx, HERE).res + 1000 : result;
 }
 
-CASE(a_number_is_taken_for_what_it_is_now)
+static void try_all_changes(void)
 {
 	io_context_t ctx = new_context(4);
 	int ends[2], files[KINDS];
@@ -778,4 +781,45 @@ CASE(a_number_is_taken_for_what_it_is_now)
 		close(files[i]);
 	close(ends[0]);
 	free_context(ctx);
+}
+
+CASE(a_number_is_taken_for_what_it_is_now)
+{
+	try_all_changes();
+}
+
+/* Kernels before 6.18 have no RWF_NOSIGNAL. */
+#define NOSIGNAL 0x100
+
+static bool refuse_nosignal(void)
+{
+	enum { IS_BIG_ENDIAN = __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ };
+	const unsigned flags = offsetof(struct seccomp_data, args[5]) + 4 * IS_BIG_ENDIAN;
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pwritev2, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, flags),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NOSIGNAL, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
+}
+
+CASE(a_number_is_taken_for_what_it_is_now_by_an_older_kernel)
+{
+	char byte = 0;
+	struct iovec vector = { &byte, 1 };
+	int file;
+
+	if (!refuse_nosignal())
+		SKIP("no seccomp filter here");
+	file = scratch_file(PAGE);
+	ck_assert_int_eq(pwritev2(file, &vector, 1, 0, NOSIGNAL), -1);
+	ck_assert_int_eq(errno, EOPNOTSUPP);
+	close(file);
+	try_all_changes();
 }
