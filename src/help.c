@@ -25,7 +25,7 @@
  * The kernel counts the threads of the process as subdirectories.  One of the library's is counted
  * by it from a little before to a little after we do: so there may seem to be more, never fewer.
  */
-static bool is_only_thread(const struct ta_process *process)
+bool ta_is_only_thread(const struct ta_process *process)
 {
 	const uint32_t links_of_an_empty_one = 2;
 	uint32_t own = atomic_load(&process->own_threads);
@@ -86,7 +86,7 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
 	struct ta_hold *hold = operation->hold;
 	long result;
 
-	if (!is_only_thread(process) || !is_the_captured_file(number, hold)) {
+	if (!ta_is_only_thread(process) || !is_the_captured_file(number, hold)) {
 		put_back(process, operation);
 		return false;
 	}

@@ -849,6 +849,8 @@ TA_HIDDEN int64_t ta_sleep_limit_ns(const struct ta_context *context);
 /* ---- help.c: waiters that carry out what they wait for --------------------------------------- */
 
 TA_HIDDEN bool ta_help(struct ta_process *process, struct ta_context *context);
+/* Is this thread the program's only one?  The library's do not count. */
+TA_HIDDEN bool ta_is_only_thread(const struct ta_process *process);
 
 /* ---- file.c: what a descriptor is ------------------------------------------------------------ */
 

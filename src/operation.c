@@ -161,8 +161,6 @@ void ta_operation_start(struct ta_operation *operation)
 {
 	long result;
 
-	if (operation->transferred > 0)
-		ta_transfer_skip(operation, operation->transferred);
 	if (operation->state == TA_OPERATION_NEW) {
 		ta_operation_enroll(operation, TA_OPERATION_NEW);
 		return;

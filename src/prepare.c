@@ -327,6 +327,38 @@ static int choose_without_capture(const struct ta_operation *operation, int fd,
 	return operation->context->mode == TA_CONTEXT_OFFLOADED ? WAY_CALLER : WAY_KERNEL;
 }
 
+/*
+ * A stream that has something to give, or room to take, and nobody before it.  A pipe is read and
+ * written at the place where it is, and so would a file be that gets its number in between: only
+ * the only thread of the program can rule that out.  A socket has calls of its own.
+ */
+static bool ends_at_once(struct ta_operation *operation, int fd,
+			 const struct ta_file_identity *identity)
+{
+	long result;
+
+	if (!ta_is_stream(operation) || !ta_line_is_free(operation, identity))
+		return false;
+	if (operation->target != TA_TARGET_SOCKET && !ta_is_only_thread(ta_process()))
+		return false;
+	result = ta_stream_advance_in_caller(operation, fd);
+	if (result == -EAGAIN || result == -EOPNOTSUPP)
+		return false;
+	operation->ready_result = result;
+	operation->state = TA_OPERATION_ENDED;
+	return true;
+}
+
+/* No worker can go on with it: the caller is told how far it has come, as by a full disk. */
+static int end_in_part(struct ta_operation *operation)
+{
+	ta_hold_release(operation->hold);
+	operation->hold = NULL;
+	operation->ready_result = 0;
+	operation->state = TA_OPERATION_ENDED;
+	return WAY_CALLER;
+}
+
 /* A way, or a negative errno. */
 static int choose(struct ta_operation *operation, int fd, const struct ta_file_identity *identity,
 		  long file_flags)
@@ -348,7 +380,11 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 		return is_offloaded ? WAY_CALLER : WAY_KERNEL;
 	if (operation->target == TA_TARGET_DEVICE && is_offloaded)
 		return WAY_CALLER;
+	if (ends_at_once(operation, fd, identity))
+		return WAY_CALLER;
 	result = capture(operation, fd, identity, file_flags);
+	if (result < 0 && operation->transferred > 0)
+		return end_in_part(operation);
 	if (result == -ENFILE) {
 		ta_hold_release(operation->hold);
 		operation->hold = NULL;

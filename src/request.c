@@ -358,7 +358,10 @@ static int carry_out(struct ta_batch *batch, struct ta_slot *slot, long done)
 		return result;
 	if (!operation)
 		return leave_to_kernel(batch, slot);
-	operation->transferred = (size_t)done;
+	if (done > 0) {
+		ta_transfer_skip(operation, (size_t)done);
+		operation->transferred = (size_t)done;
+	}
 	ta_operation_start(operation);
 	return accept(batch, false);
 }

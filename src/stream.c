@@ -85,14 +85,25 @@ static long transfer_once(struct ta_operation *operation, int fd)
 	return result == -EOPNOTSUPP ? transfer_when_ready(operation, fd) : result;
 }
 
+/* Without waiting and without SIGPIPE; -EOPNOTSUPP if the kernel cannot be told so. */
+static long transfer_in_caller(struct ta_operation *operation, int fd)
+{
+	int no_signal = ta_transfer_is_write(operation) ? RWF_NOSIGNAL : 0;
+
+	if (operation->target == TA_TARGET_SOCKET)
+		return transfer_on_socket(operation, fd);
+	return ta_transfer_rest(operation, fd, operation->flags | RWF_NOWAIT | no_signal);
+}
+
 /* A write to a stream that waits goes on until all is written. */
-long ta_stream_advance(struct ta_operation *operation, int fd)
+static long advance(struct ta_operation *operation, int fd,
+		    long (*transfer)(struct ta_operation *operation, int fd))
 {
 	bool goes_on = ta_transfer_is_write(operation) && !operation->nonblocking;
 	long result;
 
 	for (;;) {
-		result = transfer_once(operation, fd);
+		result = transfer(operation, fd);
 		if (result <= 0 || !goes_on)
 			return result;
 		ta_transfer_skip(operation, (size_t)result);
@@ -100,4 +111,14 @@ long ta_stream_advance(struct ta_operation *operation, int fd)
 			return result;
 		operation->transferred += (size_t)result;
 	}
+}
+
+long ta_stream_advance(struct ta_operation *operation, int fd)
+{
+	return advance(operation, fd, transfer_once);
+}
+
+long ta_stream_advance_in_caller(struct ta_operation *operation, int fd)
+{
+	return advance(operation, fd, transfer_in_caller);
 }

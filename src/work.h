@@ -213,5 +213,7 @@ static inline bool ta_is_stream(const struct ta_operation *operation)
 TA_HIDDEN uint16_t ta_stream_events(const struct ta_operation *operation);
 /* Moves what can be moved without waiting.  The result; -EAGAIN if it would wait. */
 TA_HIDDEN long ta_stream_advance(struct ta_operation *operation, int fd);
+/* The same inside io_submit; -EOPNOTSUPP as well, if only a worker can. */
+TA_HIDDEN long ta_stream_advance_in_caller(struct ta_operation *operation, int fd);
 
 #endif

@@ -155,6 +155,106 @@ CASE(what_is_there_is_read_at_once)
 	free_context_without_events(ctx, HERE);
 }
 
+static bool program_has_one_thread(void)
+{
+	struct stat status;
+
+	return stat("/proc/self/task", &status) == 0 && status.st_nlink == 3;
+}
+
+/* Kernels before 6.18 cannot be told to raise no SIGPIPE for a pipe. */
+static bool pipes_are_quiet(void)
+{
+	struct iovec vector = { (void *)(uintptr_t) "", 1 };
+	int ends[2];
+	bool result;
+
+	make_pipe(ends, 0);
+	result = pwritev2(ends[1], &vector, 1, -1, RWF_NOWAIT | 0x100) == 1;
+	close_pair(ends);
+	return result;
+}
+
+static void expect_served(io_context_t ctx, struct iocb *iocb, bool at_once, const char *what)
+{
+	struct io_event event;
+
+	expect_submitted(ctx, iocb, what);
+	if (!at_once)
+		event = take_event(ctx, what);
+	else
+		ck_assert_msg(take_events_now(ctx, &event, 1) == 1, "%s is served later", what);
+	ck_assert_int_eq((long)event.res, (long)iocb->u.c.nbytes);
+}
+
+/* A pipe has no calls of its own: a number that becomes a file's would be read at its position. */
+CASE(streams_that_are_ready_are_served_when_submit_returns)
+{
+	bool has_one_thread = program_has_one_thread();
+	io_context_t ctx = new_context(8);
+	/* Without kernel AIO the library's are there now. */
+	bool needs_none = program_has_one_thread();
+	uint64_t count = 1;
+	struct iocb iocb;
+	int counter;
+
+	for (int kind = 0; kind < STREAM_TERMINAL; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		struct pollfd readable = { .fd = stream.reader, .events = POLLIN };
+		bool is_pipe = kind == STREAM_PIPE;
+		char bytes[16];
+
+		needs_none &= !is_pipe || pipes_are_quiet();
+		put(stream.writer, "hello", 5);
+		ck_assert_int_eq(poll(&readable, 1, EVENT_LIMIT_SECONDS * 1000), 1);
+		io_prep_pread(&iocb, stream.reader, bytes, 5, 0);
+		expect_served(ctx, &iocb, !is_pipe || has_one_thread, stream.name);
+		ck_assert_mem_eq(bytes, "hello", 5);
+		io_prep_pwrite(&iocb, stream.writer, bytes, 5, 0);
+		expect_served(ctx, &iocb, !is_pipe || (has_one_thread && pipes_are_quiet()),
+			      stream.name);
+		close_stream(&stream);
+	}
+	counter = eventfd(7, EFD_CLOEXEC);
+	io_prep_pread(&iocb, counter, &count, sizeof(count), 0);
+	expect_served(ctx, &iocb, has_one_thread, "an eventfd");
+	ck_assert_uint_eq(count, 7);
+	ck_assert_msg(program_has_one_thread() || !needs_none, "threads were started for it");
+	close(counter);
+	free_context_without_events(ctx, HERE);
+}
+
+/* What does not fit goes on in the background, behind what did; a later write comes behind it. */
+CASE(a_write_that_begins_at_once_is_written_whole)
+{
+	enum { BYTES = 1 << 20 };
+	io_context_t ctx = new_context(8);
+	uint32_t *sent = malloc(BYTES), *received = malloc(BYTES + 4);
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	ck_assert(sent && received);
+	for (uint32_t i = 0; i < BYTES / 4; i++)
+		sent[i] = i;
+	for (int kind = 0; kind < STREAM_TERMINAL; kind++) {
+		struct stream stream = open_stream((enum stream_kind)kind);
+		struct iocb iocbs[2];
+
+		io_prep_pwrite(&iocbs[0], stream.writer, sent, BYTES, 0);
+		io_prep_pwrite(&iocbs[1], stream.writer, (void *)(uintptr_t) "tail", 4, 0);
+		expect_submitted(ctx, &iocbs[0], stream.name);
+		expect_submitted(ctx, &iocbs[1], stream.name);
+		take(stream.reader, (char *)received, BYTES + 4);
+		ck_assert_msg(memcmp(received, sent, BYTES) == 0, "%s", stream.name);
+		ck_assert_mem_eq(received + BYTES / 4, "tail", 4);
+		expect_event(ctx, &iocbs[0], BYTES, stream.name);
+		expect_event(ctx, &iocbs[1], 4, stream.name);
+		close_stream(&stream);
+	}
+	free(sent);
+	free(received);
+	free_context_without_events(ctx, HERE);
+}
+
 CASE(nothing_is_read_into_nothing_at_once)
 {
 	io_context_t ctx = new_context(8);
