@@ -13,6 +13,7 @@
 #	make fuzz [SECONDS=n]		random programs on the kernel and on the library, compared
 #	make bench			what the library costs, beside the system's
 #	make bench-report		the same on a page with pictures
+#	make bench-by-hand		io_uring and pread without a library, beside the system's
 #	make bench-clients		fio on the library, beside the system's
 #	make install, uninstall		PREFIX is /usr/local; DESTDIR works; FORCE=1 goes over a package's files
 #	make deb			Debian packages in build/deb, in place of libaio1 and libaio-dev
@@ -348,7 +349,7 @@ fuzz-libfuzzer: $(B)/tests/fuzz/libfuzzer
 
 # Use.
 
-.PHONY: run run-build bench bench-report bench-clients dependencies
+.PHONY: run run-build bench bench-report bench-by-hand bench-clients dependencies
 run:
 	@CC='$(CC)' scripts/install-dependencies build run
 	@$(MAKE) --no-print-directory $(JOBS) run-build
@@ -370,6 +371,14 @@ bench:
 # The same on one page, with the distributions of the times of cold reads.
 bench-report: bench
 	@bench/report $(B)
+
+# The same work by io_uring and by pread, without a library like libaio.
+bench-by-hand:
+	@CC='$(CC)' scripts/install-dependencies build bench by-hand
+	@$(MAKE) --no-print-directory $(JOBS) all
+	@for way in io_uring pread; do \
+		BY_HAND=$$way bench/run $(B) && cp $(B)/bench/results.tsv $(B)/bench/$$way.tsv || exit; \
+	done
 
 $(B)/unchecked/libaio.so.1: $(SOURCES) $(wildcard src/*.h) src/libaio.map $(B)/flags
 	$(COMPILE)

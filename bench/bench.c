@@ -24,7 +24,6 @@
 #define _GNU_SOURCE
 #include "measure.h"
 
-#include <argp.h>
 #include <dlfcn.h>
 #include <err.h>
 #include <fcntl.h>
@@ -32,13 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-/* Room in each context: more than any batch here, little enough to be granted everywhere. */
-#define CONTEXT_EVENTS 128
-/* Of a file's pages, how many in a hundred may be cached for it to count as cold. */
-#define RESIDENT_PERCENT 1
 
 /* The reads of one run: each iocb has a buffer of its own, and the offsets go round in blocks. */
 struct load {
@@ -49,37 +42,15 @@ struct load {
 	struct iocb *iocbs;
 	struct iocb **list;
 	struct io_event *events;
-	uint32_t *blocks;
-	size_t block_count;
-	size_t next_block;
+	struct blocks blocks;
 };
-
-static long long next_offset(struct load *load)
-{
-	long long offset = (long long)load->blocks[load->next_block] * (long long)load->size;
-
-	if (++load->next_block == load->block_count)
-		load->next_block = 0;
-	return offset;
-}
 
 static struct load *open_load(const struct options *options)
 {
 	struct load *load = allocate(1, sizeof(*load));
 
-	load->descriptor = open(options->file, (options->writes ? O_RDWR : O_RDONLY) |
-						       (options->direct ? O_DIRECT : 0));
-	if (load->descriptor < 0)
-		err(1, "%s", options->file);
-	/* Only seeking finds the end of a block device; a character device has none: one block. */
-	off_t end = lseek(load->descriptor, 0, SEEK_END);
-	size_t count = end < 0 ? 0 : (size_t)end / options->size;
-	load->block_count = count ? count : 1;
-	load->blocks = shuffled_numbers(load->block_count);
-	for (size_t i = 0; options->in_order && i < load->block_count; i++)
-		load->blocks[i] = (uint32_t)i;
-	load->next_block = options->skip % load->block_count;
-
+	load->descriptor = open_file(options);
+	load->blocks = find_blocks(load->descriptor, options);
 	load->size = options->size;
 	load->batch = options->batch;
 	load->iocbs = allocate(load->batch, sizeof(*load->iocbs));
@@ -109,7 +80,7 @@ static void submit_and_reap(struct load *load)
 	long batch = (long)load->batch;
 
 	for (size_t i = 0; i < load->batch; i++)
-		load->iocbs[i].u.c.offset = next_offset(load);
+		load->iocbs[i].u.c.offset = next_offset(&load->blocks);
 	expect("io_submit", io_submit(load->context, batch, load->list), batch);
 	expect("io_getevents", io_getevents(load->context, batch, batch, load->events, NULL),
 	       batch);
@@ -117,59 +88,19 @@ static void submit_and_reap(struct load *load)
 		check_read(load, &load->events[i]);
 }
 
-static void measure_cost(const struct options *options)
+static void turn(void *argument)
 {
-	struct load *load = open_load(options);
-	size_t turns = options->requests / load->batch / SLICES;
-	uint64_t slices[SLICES];
-
-	if (turns == 0)
-		errx(1, "--requests must be at least %d times --batch", SLICES);
-	for (size_t i = 0; i < turns; i++)
-		submit_and_reap(load);
-
-	uint64_t cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-	for (size_t slice = 0; slice < SLICES; slice++) {
-		uint64_t start = clock_ns(CLOCK_MONOTONIC);
-
-		for (size_t i = 0; i < turns; i++)
-			submit_and_reap(load);
-		slices[slice] = clock_ns(CLOCK_MONOTONIC) - start;
-	}
-	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
-
-	double requests = (double)(turns * load->batch);
-	printf("wall_ns %.1f\n", (double)median(slices, SLICES) / requests);
-	printf("cpu_ns %.1f\n", (double)cpu_ns / requests / SLICES);
+	submit_and_reap(argument);
 }
 
-/* Nothing of the file may be cached, or the reads to come are not cold. */
-static void drop_cache(const struct load *load)
+static void measure_cost(const struct options *options)
 {
-	size_t pages = load->block_count * load->size / PAGE_BYTES;
-	unsigned char *residence = allocate(pages, 1);
-	size_t resident = 0;
-
-	int error = posix_fadvise(load->descriptor, 0, 0, POSIX_FADV_DONTNEED);
-	if (!error)
-		/* Else read-ahead turns neighbours of what was read into hits. */
-		error = posix_fadvise(load->descriptor, 0, 0, POSIX_FADV_RANDOM);
-	if (error)
-		errx(1, "posix_fadvise: %s", strerror(error));
-	void *map = mmap(NULL, pages * PAGE_BYTES, PROT_READ, MAP_SHARED, load->descriptor, 0);
-	if (map == MAP_FAILED || mincore(map, pages * PAGE_BYTES, residence))
-		err(1, "cannot see what is cached");
-	munmap(map, pages * PAGE_BYTES);
-	for (size_t i = 0; i < pages; i++)
-		resident += residence[i] & 1;
-	free(residence);
-	if (resident > pages * RESIDENT_PERCENT / 100)
-		errx(1, "%zu of %zu pages stay in the cache", resident, pages);
+	measure_slices(options, turn, open_load(options));
 }
 
 static uint64_t submit_one(struct load *load, struct iocb *iocb)
 {
-	iocb->u.c.offset = next_offset(load);
+	iocb->u.c.offset = next_offset(&load->blocks);
 	uint64_t start = clock_ns(CLOCK_MONOTONIC);
 	long accepted = io_submit(load->context, 1, &iocb);
 	uint64_t end = clock_ns(CLOCK_MONOTONIC);
@@ -232,9 +163,8 @@ static void measure_cold(const struct options *options)
 	uint64_t *times = allocate(count, sizeof(*times));
 	uint64_t *ends = options->distribution ? allocate(count, sizeof(*ends)) : NULL;
 
-	if (count < 100 || options->skip + warm_up + count > load->block_count)
-		errx(1, "%s is too small to read %zu blocks once", options->file, count + warm_up);
-	drop_cache(load);
+	expect_blocks(&load->blocks, options, count + warm_up);
+	drop_cache(load->descriptor, &load->blocks);
 	keep_in_flight(load, warm_up, times, NULL);
 
 	uint64_t cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
@@ -307,167 +237,26 @@ static void print_library(void)
 	fclose(maps);
 }
 
-/* Options that have no letter. */
-enum {
-	DIRECTORY = 256,
-	THREADS,
-	CONTEXTS,
-	DESCRIPTORS,
-	MILLISECONDS,
-	USED,
-	EXTEND,
-	WRITES,
-	IN_ORDER,
-	DISTRIBUTION,
-};
-
-static const struct argp_option option_list[] = {
-	{ "file", 'f', "PATH", 0, "file or device to read (default /dev/zero)", 0 },
-	{ "size", 's', "BYTES", 0, "bytes a read (default 4096)", 0 },
-	{ "batch", 'b', "COUNT", 0, "reads per io_submit; cold: reads in flight (default 1)", 0 },
-	{ "requests", 'n', "COUNT", 0,
-	  "reads to measure; context: contexts; cancel: polls in flight (default 10000)", 0 },
-	{ "skip", 'k', "COUNT", 0, "pass over so many of the shuffled blocks first", 0 },
-	{ "direct", 'd', NULL, 0, "open with O_DIRECT", 0 },
-	{ "directory", DIRECTORY, "PATH", 0, "where files are made (default .)", 0 },
-	{ "threads", THREADS, "COUNT", 0, "pairs, commits: threads (default 1)", 0 },
-	{ "contexts", CONTEXTS, "COUNT", 0, "contexts; pairs: idle ones (default 0)", 0 },
-	{ "used", USED, NULL, 0, "pairs: each idle context has served a request", 0 },
-	{ "descriptors", DESCRIPTORS, "COUNT", 0, "closed: descriptors; files: files", 0 },
-	{ "extend", EXTEND, NULL, 0, "files: they are empty", 0 },
-	{ "writes", WRITES, NULL, 0, "cost: writes instead of reads", 0 },
-	{ "in-order", IN_ORDER, NULL, 0, "cost: block after block", 0 },
-	{ "distribution", DISTRIBUTION, NULL, 0, "cold: of the times, too", 0 },
-	{ "milliseconds", MILLISECONDS, "COUNT", 0, "pairs, closed: how long (default 300)", 0 },
-	{ NULL, 0, NULL, 0, NULL, 0 },
-};
-
-static size_t parse_number(const char *text, size_t lowest, size_t highest,
-			   struct argp_state *state)
-{
-	char *end;
-	unsigned long long number = strtoull(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end || number < lowest || number > highest)
-		argp_error(state, "%s is not a number from %zu to %zu", text, lowest, highest);
-	return (size_t)number;
-}
-
-static error_t parse_crowd(int key, char *argument, struct argp_state *state)
-{
-	struct options *options = state->input;
-
-	switch (key) {
-	case DIRECTORY:
-		options->directory = argument;
-		return 0;
-	case THREADS:
-		options->threads = parse_number(argument, 1, MAX_THREADS, state);
-		return 0;
-	case CONTEXTS:
-		options->contexts = parse_number(argument, 0, 1 << 20, state);
-		return 0;
-	case DESCRIPTORS:
-		options->descriptors = parse_number(argument, 1, 1 << 20, state);
-		return 0;
-	case MILLISECONDS:
-		options->milliseconds = parse_number(argument, SLICES, 60000, state);
-		return 0;
-	case USED:
-		options->used = true;
-		return 0;
-	case EXTEND:
-		options->extend = true;
-		return 0;
-	case WRITES:
-		options->writes = true;
-		return 0;
-	case DISTRIBUTION:
-		options->distribution = true;
-		return 0;
-	case IN_ORDER:
-		options->in_order = true;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
-static error_t parse_option(int key, char *argument, struct argp_state *state)
-{
-	struct options *options = state->input;
-
-	switch (key) {
-	case 'f':
-		options->file = argument;
-		return 0;
-	case 's':
-		options->size = parse_number(argument, 1, 1 << 20, state);
-		return 0;
-	case 'b':
-		options->batch = parse_number(argument, 1, CONTEXT_EVENTS, state);
-		return 0;
-	case 'n':
-		options->requests = parse_number(argument, 1, 1 << 30, state);
-		return 0;
-	case 'k':
-		options->skip = parse_number(argument, 0, 1 << 30, state);
-		return 0;
-	case 'd':
-		options->direct = true;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (options->mode)
-			argp_usage(state);
-		options->mode = argument;
-		return 0;
-	case ARGP_KEY_END:
-		if (!options->mode)
-			argp_usage(state);
-		return 0;
-	default:
-		return parse_crowd(key, argument, state);
-	}
-}
-
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		void (*measure)(const struct options *options);
-	} modes[] = {
-		{ "cost", measure_cost },	{ "cold", measure_cold },
-		{ "context", measure_context }, { "pairs", measure_pairs },
-		{ "closed", measure_closed },	{ "files", measure_files },
-		{ "cancel", measure_cancel },	{ "contexts", measure_contexts },
-		{ "apart", measure_apart },	{ "durable", measure_durable },
-		{ "extend", measure_extend },	{ "commits", measure_commits },
-	};
-	const struct argp parser = {
-		.options = option_list,
-		.parser = parse_option,
-		.args_doc = "cost|cold|context|pairs|closed|files|cancel|contexts|apart|durable|"
-			    "extend|commits",
-		.doc = "Measure what the calls of libaio cost on the library that is loaded.",
-	};
-	struct options options = {
-		.file = "/dev/zero",
-		.size = 4096,
-		.batch = 1,
-		.requests = 10000,
-		.directory = ".",
-		.threads = 1,
-		.descriptors = 1,
-		.milliseconds = 300,
+	static const struct mode modes[] = {
+		{ "cost", measure_cost },
+		{ "cold", measure_cold },
+		{ "context", measure_context },
+		{ "pairs", measure_pairs },
+		{ "closed", measure_closed },
+		{ "files", measure_files },
+		{ "cancel", measure_cancel },
+		{ "contexts", measure_contexts },
+		{ "apart", measure_apart },
+		{ "durable", measure_durable },
+		{ "extend", measure_extend },
+		{ "commits", measure_commits },
+		{ NULL, NULL },
 	};
 
-	argp_parse(&parser, argc, argv, 0, NULL, &options);
-	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
-		if (strcmp(options.mode, modes[i].name) != 0)
-			continue;
-		print_library();
-		modes[i].measure(&options);
-		return 0;
-	}
-	errx(2, "%s: no such mode", options.mode);
+	print_library();
+	run_mode(argc, argv, modes,
+		 "Measure what the calls of libaio cost on the library that is loaded.");
+	return 0;
 }

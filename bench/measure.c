@@ -6,10 +6,15 @@
 #include <dlfcn.h>
 #include <err.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+/* Of a file's pages, how many in a hundred may be cached for it to count as cold. */
+#define RESIDENT_PERCENT 1
 
 _Noreturn void refuse(const char *call, long result)
 {
@@ -89,6 +94,93 @@ uint32_t *shuffled_numbers(size_t count)
 		numbers[other] = (uint32_t)i;
 	}
 	return numbers;
+}
+
+struct blocks find_blocks(int file, const struct options *options)
+{
+	/* Only seeking finds the end of a block device; a character device has none: one block. */
+	off_t end = lseek(file, 0, SEEK_END);
+	size_t count = end < 0 ? 0 : (size_t)end / options->size;
+	struct blocks blocks = { .size = options->size, .count = count ? count : 1 };
+
+	blocks.order = shuffled_numbers(blocks.count);
+	for (size_t i = 0; options->in_order && i < blocks.count; i++)
+		blocks.order[i] = (uint32_t)i;
+	blocks.next = options->skip % blocks.count;
+	return blocks;
+}
+
+long long next_offset(struct blocks *blocks)
+{
+	long long offset = (long long)blocks->order[blocks->next] * (long long)blocks->size;
+
+	if (++blocks->next == blocks->count)
+		blocks->next = 0;
+	return offset;
+}
+
+void expect_blocks(const struct blocks *blocks, const struct options *options, size_t count)
+{
+	if (options->requests < 100 || options->skip + count > blocks->count)
+		errx(1, "%s is too small to read %zu blocks once", options->file, count);
+}
+
+void drop_cache(int file, const struct blocks *blocks)
+{
+	size_t pages = blocks->count * blocks->size / PAGE_BYTES;
+	unsigned char *residence = allocate(pages, 1);
+	size_t resident = 0;
+
+	int error = posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+	if (!error)
+		/* Else read-ahead turns neighbours of what was read into hits. */
+		error = posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
+	if (error)
+		errx(1, "posix_fadvise: %s", strerror(error));
+	void *map = mmap(NULL, pages * PAGE_BYTES, PROT_READ, MAP_SHARED, file, 0);
+	if (map == MAP_FAILED || mincore(map, pages * PAGE_BYTES, residence))
+		err(1, "cannot see what is cached");
+	munmap(map, pages * PAGE_BYTES);
+	for (size_t i = 0; i < pages; i++)
+		resident += residence[i] & 1;
+	free(residence);
+	if (resident > pages * RESIDENT_PERCENT / 100)
+		errx(1, "%zu of %zu pages stay in the cache", resident, pages);
+}
+
+void measure_slices(const struct options *options, void (*turn)(void *load), void *load)
+{
+	size_t turns = options->requests / options->batch / SLICES;
+	uint64_t slices[SLICES];
+
+	if (turns == 0)
+		errx(1, "--requests must be at least %d times --batch", SLICES);
+	for (size_t i = 0; i < turns; i++)
+		turn(load);
+
+	uint64_t cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	for (size_t slice = 0; slice < SLICES; slice++) {
+		uint64_t start = clock_ns(CLOCK_MONOTONIC);
+
+		for (size_t i = 0; i < turns; i++)
+			turn(load);
+		slices[slice] = clock_ns(CLOCK_MONOTONIC) - start;
+	}
+	cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
+
+	double requests = (double)(turns * options->batch);
+	printf("wall_ns %.1f\n", (double)median(slices, SLICES) / requests);
+	printf("cpu_ns %.1f\n", (double)cpu_ns / requests / SLICES);
+}
+
+int open_file(const struct options *options)
+{
+	int file = open(options->file,
+			(options->writes ? O_RDWR : O_RDONLY) | (options->direct ? O_DIRECT : 0));
+
+	if (file < 0)
+		err(1, "%s", options->file);
+	return file;
 }
 
 int make_file(const char *directory, int flags)
