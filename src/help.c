@@ -9,10 +9,14 @@
  * not have waited for (O_DIRECT, without kernel AIO) stays with the workers: the disk may never
  * answer, and it may be the program that is to see to that.
  *
- * That number must not become another file's meanwhile.  So only the only thread of the program
- * does it, which is in here, with its signals blocked; and it looks first whether the number still
- * means the file that was captured.  That one is closed by the supervisor while the disk is at it,
- * and the event waits until it is.
+ * Once a waiter has come and found a worker at it, no worker is woken for the next such request;
+ * the supervisor gives it to one if nobody has come by its next look, and then the workers are
+ * woken again, until a waiter is seen once more.
+ *
+ * The descriptor's number must not become another file's meanwhile.  So only the only thread of
+ * the program does it, which is in here, with its signals blocked; and it looks first whether the
+ * number still means the file that was captured.  That one is closed by the supervisor while the
+ * disk is at it, and the event waits until it is.
  */
 #include "internal.h"
 
@@ -37,27 +41,37 @@ bool ta_is_only_thread(const struct ta_process *process)
 	return status.stx_nlink == links_of_an_empty_one + own + 1;
 }
 
-/* offload_lock and the context's lock are held. */
-static bool can_be_taken(const struct ta_context *context, const struct ta_operation *operation)
+/*
+ * Is the latest operation all that is in flight, and one that a waiter may carry out?  offload_lock
+ * and the context's lock are held.
+ */
+bool ta_help_is_possible(const struct ta_context *context)
 {
-	return operation->context == context && operation->state == TA_OPERATION_QUEUED &&
-	       operation->slot && operation->slot->operation == operation &&
-	       operation->target == TA_TARGET_FILE && ta_iocb_is_transfer(&operation->slot->iocb) &&
-	       !operation->is_direct && operation->resfd < 0;
+	const struct ta_operation *operation = context->latest;
+
+	return operation && context->operations == 1 && context->used == context->ready_count + 1 &&
+	       operation->context == context && operation->slot &&
+	       operation->slot->operation == operation && operation->target == TA_TARGET_FILE &&
+	       ta_iocb_is_transfer(&operation->slot->iocb) && !operation->is_direct &&
+	       operation->resfd < 0;
 }
 
 /* The only request of the context, out of its queue; or NULL.  The context's lock is held. */
-static struct ta_operation *take(struct ta_process *process, struct ta_context *context)
+static struct ta_operation *take(struct ta_process *process, struct ta_context *context,
+				 bool *is_too_late)
 {
 	struct ta_operation *operation = context->latest;
 
-	if (!operation || context->operations != 1 || context->used != context->ready_count + 1)
+	if (context->operations != 1)
 		return NULL;
 	ta_lock(&process->offload_lock);
-	if (can_be_taken(context, operation)) {
+	if (!ta_help_is_possible(context)) {
+		operation = NULL;
+	} else if (operation->state == TA_OPERATION_QUEUED) {
 		ta_list_remove(&operation->hold->queue, operation, TA_LIST_QUEUE);
 		operation->state = TA_OPERATION_CALLERS;
 	} else {
+		*is_too_late = operation->state == TA_OPERATION_RUNNING;
 		operation = NULL;
 	}
 	ta_unlock(&process->offload_lock);
@@ -87,6 +101,7 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
 	long result;
 
 	if (!ta_is_only_thread(process) || !is_the_captured_file(number, hold)) {
+		atomic_store(&process->leaves_to_waiter, false);
 		put_back(process, operation);
 		return false;
 	}
@@ -104,11 +119,15 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
  */
 bool ta_help(struct ta_process *process, struct ta_context *context)
 {
-	struct ta_operation *operation = take(process, context);
-	bool has_helped;
+	bool is_too_late = false, has_helped;
+	struct ta_operation *operation = take(process, context, &is_too_late);
 
-	if (!operation)
+	if (!operation) {
+		/* The next is not given to a worker before this thread has had time to come. */
+		if (is_too_late && !atomic_load(&process->leaves_to_waiter))
+			atomic_store(&process->leaves_to_waiter, ta_is_only_thread(process));
 		return false;
+	}
 	ta_unlock(&context->lock);
 	has_helped = carry_out(process, operation);
 	ta_lock(&context->lock);

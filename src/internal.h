@@ -248,7 +248,7 @@ struct ta_context {
 	uint32_t most_wanted; /* events that one of them may sleep for, if above 1 */
 	bool wake_posted; /* a wake-up is in the ring and not yet drained */
 	bool may_post; /* requests have ended here, or will, that are not the kernel's */
-	_Atomic uint32_t word; /* of an offloaded context: changes with each arrival */
+	_Atomic uint32_t word; /* of an offloaded context: changes when sleepers are woken */
 
 	_Atomic uint32_t
 		/* epochs that a sync waits for: followed even if nobody calls; barrier_lock */
@@ -457,6 +457,7 @@ struct ta_process {
 	struct ta_custody *custody; /* the same */
 
 	struct ta_pages pages;
+	_Atomic bool leaves_to_waiter; /* what its only thread will wait for: help.c */
 	_Atomic bool lacks_nosignal; /* the kernel has no RWF_NOSIGNAL: at_once.c */
 	_Atomic uint64_t known_classes[TA_KNOWN_CLASSES]; /* route.c */
 	_Atomic uintptr_t known_pages[TA_KNOWN_PAGES]; /* usermem.c */
@@ -849,6 +850,7 @@ TA_HIDDEN int64_t ta_sleep_limit_ns(const struct ta_context *context);
 /* ---- help.c: waiters that carry out what they wait for --------------------------------------- */
 
 TA_HIDDEN bool ta_help(struct ta_process *process, struct ta_context *context);
+TA_HIDDEN bool ta_help_is_possible(const struct ta_context *context);
 /* Is this thread the program's only one?  The library's do not count. */
 TA_HIDDEN bool ta_is_only_thread(const struct ta_process *process);
 

@@ -101,6 +101,11 @@ static struct ta_call share_and_queue(struct ta_operation *operation)
 	operation->state = TA_OPERATION_IN_LINE;
 	if (!ta_line_join(operation))
 		return (struct ta_call){ 0 };
+	if (ta_help_is_possible(operation->context) &&
+	    atomic_load(&ta_process()->leaves_to_waiter) && !ta_queue_has_work(ta_workers_get())) {
+		ta_queue_push(ta_workers_get(), operation);
+		return ta_workers_call_later(ta_workers_get());
+	}
 	if (!was_tried(operation))
 		return queue(operation);
 	ta_queue_push(ta_workers_get(), operation);

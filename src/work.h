@@ -121,6 +121,7 @@ struct ta_workers {
 	uint32_t idle;
 	uint32_t running; /* operations with workers */
 	uint64_t begun; /* operations, ever */
+	uint64_t left_to_waiters; /* the same */
 	int64_t paused_until_ns; /* no thread could be started; 0: one could */
 	_Atomic uint32_t work_word; /* changes when there is work for an idle worker */
 	struct ta_list ended; /* they want nothing but their events */
@@ -175,6 +176,8 @@ TA_HIDDEN struct ta_call ta_workers_call(struct ta_workers *workers, uint32_t op
 /* The same for a read that was queued just now, and is on its way from the disk already. */
 TA_HIDDEN struct ta_call ta_workers_call_for_read(struct ta_workers *workers,
 						  const struct ta_operation *operation);
+/* The same for one that is left to who waits for it, and given to a worker if nobody comes. */
+TA_HIDDEN struct ta_call ta_workers_call_later(struct ta_workers *workers);
 TA_HIDDEN void ta_workers_wake(struct ta_workers *workers, struct ta_call call);
 TA_HIDDEN void ta_workers_announce(struct ta_workers *workers, uint32_t operations);
 TA_HIDDEN void ta_workers_wake_supervisor(struct ta_workers *workers);

@@ -95,6 +95,14 @@ struct ta_call ta_workers_call_for_read(struct ta_workers *workers,
 	return (struct ta_call){ .supervisor = !workers->looks_again && has_more(workers) };
 }
 
+struct ta_call ta_workers_call_later(struct ta_workers *workers)
+{
+	if (!has_more(workers))
+		return ta_workers_call(workers, 1);
+	workers->left_to_waiters++;
+	return (struct ta_call){ .supervisor = !workers->looks_again };
+}
+
 void ta_workers_wake(struct ta_workers *workers, struct ta_call call)
 {
 	if (call.workers > 0)
@@ -253,27 +261,35 @@ static int64_t start_worker(struct ta_workers *workers)
 	return look_again_ns;
 }
 
+struct progress {
+	uint64_t begun;
+	uint64_t left_to_waiters;
+};
+
 /*
  * Wakes or starts one worker if there is need.  When to look again: after a moment, whether that
  * was enough; or when another can be asked for.
  */
-static int64_t grow(struct ta_workers *workers, uint64_t *begun)
+static int64_t grow(struct ta_workers *workers, struct progress *latest)
 {
 	struct ta_process *process = ta_process();
-	bool has_work, is_stuck, must_start;
+	bool has_work, is_stuck, is_waited_for, must_start;
 	struct ta_call call = { 0 };
 	int64_t look_again_ns = TA_NO_DEADLINE;
 
 	ta_lock(&process->offload_lock);
 	has_work = ta_queue_has_work(workers);
-	is_stuck = workers->begun == *begun;
-	*begun = workers->begun;
+	is_waited_for = workers->left_to_waiters != latest->left_to_waiters;
+	is_stuck = workers->begun == latest->begun && !is_waited_for;
+	*latest = (struct progress){ workers->begun, workers->left_to_waiters };
 	/* As long as workers get on with it, two for each CPU are enough. */
 	must_start = must_grow(workers) && (is_stuck || workers->workers < 2 * ta_possible_cpus());
 	workers->workers += must_start;
-	if (has_work && is_stuck)
+	if (has_work && is_stuck) {
 		call = ta_workers_call(workers, 1);
-	workers->looks_again = has_work && has_more(workers);
+		atomic_store(&process->leaves_to_waiter, false);
+	}
+	workers->looks_again = (has_work || is_waited_for) && has_more(workers);
 	if (workers->paused_until_ns > 0 && ta_now_ns() >= workers->paused_until_ns)
 		workers->paused_until_ns = 0;
 	if (workers->looks_again)
@@ -365,7 +381,7 @@ bool ta_workers_pass_gate(struct ta_workers *workers)
 static void *supervisor(void *argument)
 {
 	struct ta_workers *workers = argument;
-	uint64_t begun = 0;
+	struct progress latest = { 0 };
 	uint32_t seen;
 	int64_t look_again_ns;
 
@@ -376,7 +392,7 @@ static void *supervisor(void *argument)
 	for (;;) {
 		seen = atomic_load(&workers->supervisor_word);
 		tidy_up(workers);
-		look_again_ns = grow(workers, &begun);
+		look_again_ns = grow(workers, &latest);
 		end_alone(workers);
 		ta_futex_wait(&workers->supervisor_word, seen, look_again_ns);
 	}

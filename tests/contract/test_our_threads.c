@@ -1237,3 +1237,80 @@ CASE(the_only_thread_carries_out_what_it_waits_for_and_one_of_two_does_not)
 	free_context(ctx);
 	close(file);
 }
+
+/* How often the workers have gone to sleep. */
+static unsigned long long worker_switches(void)
+{
+	pid_t tids[TASKS_MAX];
+	int count = list_tasks(tids);
+	unsigned long long switches = 0;
+
+	for (int i = 0; i < count; i++) {
+		struct task task;
+		struct task_look look;
+
+		if (look_at_task(tids[i], &task) && strcmp(task.name, "trueaio-worker") == 0 &&
+		    task_look(tids[i], &look))
+			switches += look.switches;
+	}
+	return switches;
+}
+
+#define ROUNDS 300
+
+/* No worker is woken while the thread that has waited so far may still come. */
+CASE(who_always_waits_wakes_no_worker)
+{
+	int file = scratch_file(0);
+	io_context_t ctx = new_context(8);
+	unsigned long long before;
+
+	NEEDS_FLAGS();
+	SKIP_ON_REFERENCE("there are no workers");
+	if (is_emulated() || UNDER_THREAD_SANITIZER)
+		SKIP("an emulator, and ThreadSanitizer, have threads of their own");
+	(void)blocks_written_while_waiting(ctx, file);
+	before = worker_switches();
+	for (int i = 0; i < ROUNDS; i++)
+		(void)blocks_written_while_waiting(ctx, file);
+	/* On a busy machine it comes too late at times. */
+	ck_assert_uint_lt(worker_switches() - before, ROUNDS);
+	free_context(ctx);
+	close(file);
+}
+
+/* A thread that has always waited need not do so for ever. */
+CASE(what_is_left_to_a_waiter_who_does_not_come_is_given_to_a_worker)
+{
+	static char data[4096];
+	struct iovec vector = { data, sizeof(data) };
+	io_context_t contexts[] = { new_context(8), new_context(8) };
+	int file = scratch_file(0);
+	struct iocb iocbs[2];
+	struct io_event event;
+
+	NEEDS_FLAGS();
+	SKIP_ON_REFERENCE("there are no workers");
+	if (is_emulated() || UNDER_THREAD_SANITIZER)
+		SKIP("an emulator, and ThreadSanitizer, have threads of their own");
+	for (int i = 0; i < 2; i++)
+		io_prep_pwritev2(&iocbs[i], file, &vector, 1, 4096 * i, RWF_DSYNC);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 20; i++)
+			(void)blocks_written_while_waiting(contexts[0], file);
+		/* The library's threads have gone to sleep by then, or the case shows less. */
+		usleep(5000);
+		expect_submitted(contexts[0], &iocbs[0], HERE);
+		/* Of two it is the second that is waited for. */
+		if (round > 0)
+			expect_submitted(contexts[1], &iocbs[1], HERE);
+		if (round > 1)
+			expect_event(contexts[1], &iocbs[1], sizeof(data), HERE);
+		WAIT_UNTIL(take_events_now(contexts[0], &event, 1) == 1);
+		if (round == 1)
+			WAIT_UNTIL(take_events_now(contexts[1], &event, 1) == 1);
+	}
+	free_context(contexts[0]);
+	free_context(contexts[1]);
+	close(file);
+}
