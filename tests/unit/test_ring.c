@@ -251,7 +251,10 @@ static int a_wake_up; /* whose address is no slot */
 static int numbers[2];
 static struct ta_file_identity identity; /* of the file */
 
-/* A handle that the kernel refuses, so that nothing is posted. */
+static bool kernel_refuses; /* the next wake-up that is posted */
+static unsigned posts;
+
+/* The kernel has no such context. */
 #define HANDLE ((io_context_t)0x1000)
 
 static void free_pages(struct ta_context *used)
@@ -273,6 +276,8 @@ static void new_context(void)
 {
 	uint32_t size = SLOTS + OWN_EVENTS + 1;
 
+	kernel_refuses = false;
+	posts = 0;
 	new_ring(size, draw(size));
 	free_pages(context);
 	atomic_store(&process->busy, NULL);
@@ -369,9 +374,6 @@ static void event_arrives(const void *object)
 {
 	kernel_adds((struct io_event){ .obj = (struct iocb *)(uintptr_t)object });
 }
-
-static bool kernel_refuses; /* the next wake-up that is posted */
-static unsigned posts;
 
 int __wrap_ta_kaio_post(unsigned long handle, uint32_t events);
 int __wrap_ta_kaio_post(unsigned long handle, uint32_t events)
