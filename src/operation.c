@@ -308,12 +308,23 @@ int ta_operation_cancel(struct ta_operation *operation)
 	return is_cancelled ? -EINPROGRESS : -EAGAIN;
 }
 
-/* io_destroy: as cancel, but what may wait for ever ends at the next chance if not now. */
+/*
+ * io_destroy: as cancel, but what may wait for ever ends at the next chance if not now.  Both are
+ * decided under one lock: in between a worker could park it for ever.
+ */
 void ta_operation_abandon(struct ta_operation *operation)
 {
-	if (ta_operation_cancel(operation) == -EINPROGRESS || !ta_is_stream(operation))
+	struct ta_process *process = ta_process();
+
+	if (operation->is_sync) {
+		(void)ta_sync_cancel(operation);
 		return;
-	ta_lock(&ta_process()->offload_lock);
-	operation->cancelled = true;
-	ta_unlock(&ta_process()->offload_lock);
+	}
+	ta_lock(&process->offload_lock);
+	if (withdraw(operation)) {
+		ta_workers_announce(process->workers, 1);
+		return;
+	}
+	operation->cancelled = ta_is_stream(operation) || operation->opcode == IO_CMD_POLL;
+	ta_unlock(&process->offload_lock);
 }
