@@ -378,7 +378,8 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 	if (ta_is_stream(operation) && operation->nonblocking &&
 	    ta_line_is_free(operation, identity))
 		return is_offloaded ? WAY_CALLER : WAY_KERNEL;
-	if (operation->target == TA_TARGET_DEVICE && is_offloaded)
+	/* It never waits; and its number may have been a stream's a moment ago. */
+	if (operation->target == TA_TARGET_DEVICE)
 		return WAY_CALLER;
 	if (ends_at_once(operation, fd, identity))
 		return WAY_CALLER;
