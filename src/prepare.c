@@ -339,7 +339,9 @@ static bool ends_at_once(struct ta_operation *operation, int fd,
 
 	if (!ta_is_stream(operation) || !ta_line_is_free(operation, identity))
 		return false;
-	if (operation->target != TA_TARGET_SOCKET && !ta_is_only_thread(ta_process()))
+	/* The first of the others starts the workers, whom a later fsync may not be able to have. */
+	if (operation->target != TA_TARGET_SOCKET &&
+	    (!ta_process()->workers || !ta_is_only_thread(ta_process())))
 		return false;
 	result = ta_stream_advance_in_caller(operation, fd);
 	if (result == -EAGAIN || result == -EOPNOTSUPP)
