@@ -75,8 +75,9 @@ static void check_read(const struct load *load, const struct io_event *event)
 	expect("read", (long)event->res, (long)load->size);
 }
 
-static void submit_and_reap(struct load *load)
+static void submit_and_reap(void *argument)
 {
+	struct load *load = argument;
 	long batch = (long)load->batch;
 
 	for (size_t i = 0; i < load->batch; i++)
@@ -88,14 +89,9 @@ static void submit_and_reap(struct load *load)
 		check_read(load, &load->events[i]);
 }
 
-static void turn(void *argument)
-{
-	submit_and_reap(argument);
-}
-
 static void measure_cost(const struct options *options)
 {
-	measure_slices(options, turn, open_load(options));
+	measure_slices(options, submit_and_reap, open_load(options));
 }
 
 static uint64_t submit_one(struct load *load, struct iocb *iocb)

@@ -453,9 +453,6 @@ bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bo
 	}
 }
 
-/* All flags that a kernel has given a meaning by 6.18. */
-#define KNOWN_FLAGS 0x1ff
-
 /* Linux 6.11; no kernel before it knows the flag. */
 #define ATTRIBUTE_WRITE_ATOMIC 0x00400000u
 
@@ -503,7 +500,7 @@ int ta_file_check_flags(int fd, long file_flags, const struct ta_file_identity *
 
 	if ((flags & ~RWF_HIPRI) == 0)
 		return 0;
-	if (flags & ~KNOWN_FLAGS || !has_calls_with_flags())
+	if (flags & ~TA_KNOWN_FLAGS || !has_calls_with_flags())
 		return -EOPNOTSUPP;
 	if (flags & RWF_ATOMIC && !(is_write && writes_atomically(fd, file_flags)))
 		return -EOPNOTSUPP;

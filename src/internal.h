@@ -92,6 +92,10 @@ struct ta_file_identity;
 #ifndef RWF_NOSIGNAL
 #define RWF_NOSIGNAL 0x00000100
 #endif
+/* All that a kernel has given a meaning by 6.18. */
+#define TA_KNOWN_FLAGS                                                                             \
+	(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND | RWF_ATOMIC |  \
+	 RWF_DONTCACHE | RWF_NOSIGNAL)
 
 /*
  * What is a pointer or a long to the program is a field of 64 bits to the kernel, padding included:
@@ -760,7 +764,9 @@ TA_HIDDEN void ta_index_remove(struct ta_context *context, struct ta_slot *slot)
 
 /*
  * Before a request that is not the kernel's ends: the sleepers come to the lock, and find it ended.
- * In this order, because a handler may interrupt in between and not come back.  The lock is held.
+ * In this order, because a handler may interrupt in between and not come back.  The lock is held,
+ * during system calls: where signals are open, such a handler leaves it to ta_thread_was_left, and
+ * the sleepers wait for that.
  */
 static inline void ta_wake_sleepers(struct ta_context *context)
 {

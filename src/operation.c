@@ -94,6 +94,8 @@ static bool was_tried(const struct ta_operation *operation)
 /* offload_lock is held. */
 static struct ta_call share_and_queue(struct ta_operation *operation)
 {
+	struct ta_workers *workers = ta_workers_get();
+
 	ta_hold_share(operation->hold);
 	ta_hold_share(operation->eventfd);
 	if (operation->state != TA_OPERATION_NEW)
@@ -101,15 +103,15 @@ static struct ta_call share_and_queue(struct ta_operation *operation)
 	operation->state = TA_OPERATION_IN_LINE;
 	if (!ta_line_join(operation))
 		return (struct ta_call){ 0 };
-	if (ta_help_is_possible(operation->context) &&
-	    atomic_load(&ta_process()->leaves_to_waiter) && !ta_queue_has_work(ta_workers_get())) {
-		ta_queue_push(ta_workers_get(), operation);
-		return ta_workers_call_later(ta_workers_get());
+	if (atomic_load(&ta_process()->leaves_to_waiter) &&
+	    ta_help_is_possible(operation->context) && !ta_queue_has_work(workers)) {
+		ta_queue_push(workers, operation);
+		return ta_workers_call_later(workers);
 	}
 	if (!was_tried(operation))
 		return queue(operation);
-	ta_queue_push(ta_workers_get(), operation);
-	return ta_workers_call_for_read(ta_workers_get(), operation);
+	ta_queue_push(workers, operation);
+	return ta_workers_call_for_read(workers, operation);
 }
 
 /*

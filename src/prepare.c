@@ -339,7 +339,7 @@ static bool ends_at_once(struct ta_operation *operation, int fd,
 
 	if (!ta_is_stream(operation) || !ta_line_is_free(operation, identity))
 		return false;
-	/* The first of the others starts the workers, whom a later fsync may not be able to have. */
+	/* The first of the others starts the workers: a later fsync may be unable to do so. */
 	if (operation->target != TA_TARGET_SOCKET &&
 	    (!ta_process()->workers || !ta_is_only_thread(ta_process())))
 		return false;

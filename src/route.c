@@ -19,9 +19,6 @@
  */
 #define SYNC_FLAGS (RWF_DSYNC | RWF_SYNC)
 #define ROUTABLE_FLAGS (RWF_HIPRI | SYNC_FLAGS | RWF_APPEND)
-/* Of a stream, all that there are: whatever a request asks for, it must stand in line. */
-#define STREAM_FLAGS 0x1ffu
-
 static void remember(struct ta_batch *batch, int number, enum ta_file_class file_class,
 		     bool is_direct)
 {
@@ -102,7 +99,8 @@ static bool route_write(struct ta_batch *batch, struct ta_slot *slot)
 static bool is_ours(struct ta_batch *batch, struct ta_slot *slot)
 {
 	bool is_stream = slot->file_class == TA_FILE_STREAM;
-	unsigned routable = is_stream ? STREAM_FLAGS : ROUTABLE_FLAGS;
+	/* Whatever a request of a stream asks for, it must stand in line. */
+	unsigned routable = is_stream ? TA_KNOWN_FLAGS : ROUTABLE_FLAGS;
 
 	if (slot->iocb.aio_rw_flags & ~routable)
 		return false;

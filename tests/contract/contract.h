@@ -34,6 +34,8 @@
 #include <ftw.h>
 #include <libaio.h>
 #include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -174,6 +176,20 @@ static inline bool on_reference(void)
 static inline bool is_emulated(void)
 {
 	return getenv("EMULATOR") != NULL; /* by scripts/emulate */
+}
+
+/* Linux 6.18; older headers lack it. */
+#ifndef RWF_NOSIGNAL
+#define RWF_NOSIGNAL 0x100
+#endif
+
+/* For this thread, and with SECCOMP_FILTER_FLAG_TSYNC for all. */
+static inline bool install_filter(struct sock_filter *code, size_t length, unsigned flags)
+{
+	struct sock_fprog program = { (unsigned short)length, code };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) == 0;
 }
 
 /* Linux has had them since 4.6, and an emulator may lack them. */

@@ -8,10 +8,7 @@
 #include "holdfs.h"
 
 #include <dirent.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
-#include <sys/prctl.h>
 
 #define PAGE 4096
 #define FILE_BYTES ((size_t)1 << 20)
@@ -789,8 +786,6 @@ CASE(a_number_is_taken_for_what_it_is_now)
 }
 
 /* Kernels before 6.18 have no RWF_NOSIGNAL. */
-#define NOSIGNAL 0x100
-
 static bool refuse_nosignal(void)
 {
 	enum { IS_BIG_ENDIAN = __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ };
@@ -799,14 +794,12 @@ static bool refuse_nosignal(void)
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pwritev2, 0, 3),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, flags),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NOSIGNAL, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, RWF_NOSIGNAL, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
 
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
+	return install_filter(filter, sizeof(filter) / sizeof(filter[0]), 0);
 }
 
 CASE(a_number_is_taken_for_what_it_is_now_by_an_older_kernel)
@@ -818,7 +811,7 @@ CASE(a_number_is_taken_for_what_it_is_now_by_an_older_kernel)
 	if (!refuse_nosignal())
 		SKIP("no seccomp filter here");
 	file = scratch_file(PAGE);
-	ck_assert_int_eq(pwritev2(file, &vector, 1, 0, NOSIGNAL), -1);
+	ck_assert_int_eq(pwritev2(file, &vector, 1, 0, RWF_NOSIGNAL), -1);
 	ck_assert_int_eq(errno, EOPNOTSUPP);
 	close(file);
 	try_all_changes();

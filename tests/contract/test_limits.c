@@ -15,8 +15,6 @@
 #include "alone.h"
 
 #include <dirent.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 
 /*
  * Everything that can be asked, one after the other, at each stage.
@@ -692,11 +690,9 @@ static void refuse_call(unsigned number, int error)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog filter = { sizeof(code) / sizeof(code[0]), code };
 
-	CHILD_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	CHILD_CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
-			    &filter) == 0);
+	CHILD_CHECK(
+		install_filter(code, sizeof(code) / sizeof(code[0]), SECCOMP_FILTER_FLAG_TSYNC));
 }
 
 /*

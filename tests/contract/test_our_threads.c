@@ -16,8 +16,6 @@
 
 #include <dirent.h>
 #include <grp.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <semaphore.h>
 
@@ -217,11 +215,9 @@ static bool refuse_threads(bool to_all)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
 
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, to_all ? SECCOMP_FILTER_FLAG_TSYNC : 0,
-		       &program) == 0;
+	return install_filter(filter, sizeof(filter) / sizeof(filter[0]),
+			      to_all ? SECCOMP_FILTER_FLAG_TSYNC : 0);
 }
 
 static void *do_nothing(void *argument)
@@ -1149,44 +1145,47 @@ CASE(nothing_is_lost_where_no_further_thread_can_be_started)
 	lose_nothing(AFTER_FIRST_REQUESTS);
 }
 
-/* Blocks that this thread has written while it waited for a durable write. */
-static long blocks_written_while_waiting(io_context_t ctx, int file)
+/* What this thread has used while it waited for the request. */
+struct waited {
+	long blocks_read, blocks_written;
+};
+
+static struct waited wait_for_it(io_context_t ctx, struct iocb *iocb, long result)
 {
-	static char data[4096];
-	struct iovec vector = { data, sizeof(data) };
 	struct rusage before, after;
 	struct io_event event;
-	struct iocb iocb;
 	int got;
 
-	io_prep_pwritev2(&iocb, file, &vector, 1, 0, RWF_DSYNC);
-	expect_submitted(ctx, &iocb, HERE);
+	expect_submitted(ctx, iocb, HERE);
 	/* No assertion in between: it writes, too. */
 	getrusage(RUSAGE_THREAD, &before);
 	got = io_getevents(ctx, 1, 1, &event, NULL);
 	getrusage(RUSAGE_THREAD, &after);
 	ck_assert_int_eq(got, 1);
-	ck_assert_int_eq((long)event.res, sizeof(data));
-	return after.ru_oublock - before.ru_oublock;
+	ck_assert_int_eq((long)event.res, result);
+	return (struct waited){ after.ru_inblock - before.ru_inblock,
+				after.ru_oublock - before.ru_oublock };
 }
 
-/* The same of a read that goes past the page cache. */
+/* Of a durable write. */
+static long blocks_written_while_waiting(io_context_t ctx, int file)
+{
+	static char data[4096];
+	struct iovec vector = { data, sizeof(data) };
+	struct iocb iocb;
+
+	io_prep_pwritev2(&iocb, file, &vector, 1, 0, RWF_DSYNC);
+	return wait_for_it(ctx, &iocb, sizeof(data)).blocks_written;
+}
+
+/* Of a read that goes past the page cache. */
 static long blocks_read_while_waiting(io_context_t ctx, int file)
 {
 	static char data[4096] __attribute__((aligned(4096)));
-	struct rusage before, after;
-	struct io_event event;
 	struct iocb iocb;
-	int got;
 
 	io_prep_pread(&iocb, file, data, sizeof(data), 0);
-	expect_submitted(ctx, &iocb, HERE);
-	getrusage(RUSAGE_THREAD, &before);
-	got = io_getevents(ctx, 1, 1, &event, NULL);
-	getrusage(RUSAGE_THREAD, &after);
-	ck_assert_int_eq(got, 1);
-	ck_assert_int_eq((long)event.res, sizeof(data));
-	return after.ru_inblock - before.ru_inblock;
+	return wait_for_it(ctx, &iocb, sizeof(data)).blocks_read;
 }
 
 /* Kernel AIO would not wait for it in io_submit, so that a disk that never answers holds nobody. */
