@@ -294,15 +294,16 @@ static inline int end_all(struct ta_batch *batch, struct ta_work *work)
 /*
  * May the events set something off, or those of the kernel that come first?  Then signals are
  * blocked: a handler that does not come back must not leave a sleeper, an fsync or an eventfd
- * behind.  The lock is held.
+ * behind; nor the lock, and signals are delivered when a system call returns.  The lock is held.
  */
 static inline bool may_set_off(const struct ta_batch *batch)
 {
 	const struct ta_context *context = batch->context;
 	const struct ta_slot *latest = batch->slots[batch->accepted - 1];
 
-	/* Of those in the ring, a posted wake-up is none. */
-	return (context->sleepers > 0 && ta_events_in_ring(context) > context->wake_posted) ||
+	/* A wake-up that is in the ring is not posted again, and is all that may be there. */
+	return (context->sleepers > 0 &&
+		(!context->wake_posted || ta_events_in_ring(context) > 1)) ||
 	       batch->brief < batch->count ||
 	       atomic_load_explicit(&context->owed, memory_order_relaxed) > 0 ||
 	       (latest && latest->iocb.u.c.flags & IOCB_FLAG_RESFD);

@@ -94,9 +94,10 @@ void ta_complete_end(struct ta_context *context)
 
 /* ---- waking ---------------------------------------------------------------------------------- */
 
-/* Who sleeps comes to look.  The lock is held. */
+/* Who sleeps comes to look.  The lock is held, and signals are blocked. */
 TA_COLD void ta_wake(struct ta_context *context)
 {
+	ta_assert(ta_signals_are_blocked());
 	if (context->mode == TA_CONTEXT_OFFLOADED) {
 		atomic_fetch_add(&context->word, 1);
 		ta_futex_wake(&context->word, INT_MAX);

@@ -764,9 +764,7 @@ TA_HIDDEN void ta_index_remove(struct ta_context *context, struct ta_slot *slot)
 
 /*
  * Before a request that is not the kernel's ends: the sleepers come to the lock, and find it ended.
- * In this order, because a handler may interrupt in between and not come back.  The lock is held,
- * during system calls: where signals are open, such a handler leaves it to ta_thread_was_left, and
- * the sleepers wait for that.
+ * The lock is held; signals are blocked, unless a wake-up is posted already.
  */
 static inline void ta_wake_sleepers(struct ta_context *context)
 {
@@ -777,7 +775,8 @@ static inline void ta_wake_sleepers(struct ta_context *context)
 
 /*
  * What has been moved to the ready list, or left there, must not wait for somebody who sleeps.  In
- * an offloaded context nobody moves it, and each arrival wakes all.  The lock is held.
+ * an offloaded context nobody moves it, and each arrival wakes all.  The lock is held, and signals
+ * are blocked.
  */
 static inline void ta_wake_unaware(struct ta_context *context)
 {
@@ -965,6 +964,10 @@ TA_HIDDEN bool ta_sync_cancel(struct ta_operation *operation);
  */
 
 TA_HIDDEN int ta_service_open(enum ta_service service);
+static inline bool ta_service_is_there(enum ta_service service)
+{
+	return atomic_load(&ta_process()->services[service].state) == TA_SERVICE_THERE;
+}
 TA_HIDDEN bool ta_program_has_one_thread(void);
 TA_HIDDEN void ta_helper_begin(struct ta_process *process);
 TA_HIDDEN bool ta_retirer_start(struct ta_process *process);

@@ -169,11 +169,9 @@ bool ta_submit_plain(struct ta_batch *batch, long nr)
 	if (batch->count == 0)
 		return false;
 	context->may_post = true;
-	if (ta_unlikely(context->unlimited > 0))
-		ta_submit_wake_sleepers(context);
 	context->at_once++;
 	batch->is_counted = batch->is_cut = true;
-	ta_unlock(&context->lock);
+	ta_submit_unlock(context);
 	while (carry_stretch(batch) && batch->accepted < batch->count)
 		;
 	if (ta_unlikely(batch->accepted < batch->count || ta_at_once_finish(batch) < 0))

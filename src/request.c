@@ -503,6 +503,21 @@ long ta_submit_rest(struct ta_batch *batch)
 }
 
 /*
+ * Somebody sleeps until he is woken, and what wakes him may soon find no place in the ring.  No
+ * lock is held: a handler that comes now and does not come back leaves it to the next submission.
+ */
+TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
+{
+	struct ta_signals before;
+
+	ta_signals_block(&before);
+	ta_lock(&context->lock);
+	ta_wake(context);
+	ta_unlock(&context->lock);
+	ta_signals_set(&before, NULL);
+}
+
+/*
  * The context's lock is held, and let go.  Only what is all brief goes without signals blocked: a
  * handler that finds it half-way finds nothing in flight.
  */
@@ -516,22 +531,12 @@ static long submit_mixed(struct ta_batch *batch)
 		context->at_once++;
 		batch->is_counted = true;
 	}
-	ta_unlock(&context->lock);
+	ta_submit_unlock(context);
 	ta_work_finish(&batch->work);
 	return ta_submit_rest(batch);
 }
 
 /* ---- io_submit ------------------------------------------------------------------------------- */
-
-/*
- * Somebody sleeps until he is woken, and what wakes him may soon find no place in the ring.  The
- * lock is held.
- */
-TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
-{
-	if (ta_sleep_limit_ns(context) != TA_NO_DEADLINE)
-		ta_wake(context);
-}
 
 /*
  * Up to TA_BATCH_MAX elements, or fewer, up to an fsync.  Returns how many were accepted;
@@ -546,11 +551,9 @@ static long submit_batch(struct ta_batch *batch, long nr)
 		return batch->accepted;
 	gather(batch, nr);
 	context->may_post |= batch->mixed;
-	if (ta_unlikely(context->unlimited > 0))
-		ta_submit_wake_sleepers(context);
 	if (ta_unlikely(batch->mixed))
 		return submit_mixed(batch);
-	ta_unlock(&context->lock);
+	ta_submit_unlock(context);
 	if (batch->count == 0)
 		return 0;
 	result = ta_kaio_submit(batch->kernel_handle, batch->count,

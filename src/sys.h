@@ -201,20 +201,33 @@ static inline void ta_signals_set(const void *mask, struct ta_signals *before)
 	ta_syscall4(SYS_rt_sigprocmask, SIG_SETMASK, mask, before, TA_SIGNAL_SET_BYTES);
 }
 
+#define TA_SIGNAL_BIT(number) (1ul << ((number)-1))
 /*
  * Faults stay open: the kernel ends a process whose fault meets a blocked signal, whatever handler
  * it has.  All of them have numbers below 32.
  */
+#define TA_SIGNALS_OF_FAULTS                                                                       \
+	(TA_SIGNAL_BIT(SIGSEGV) | TA_SIGNAL_BIT(SIGBUS) | TA_SIGNAL_BIT(SIGFPE) |                  \
+	 TA_SIGNAL_BIT(SIGILL) | TA_SIGNAL_BIT(SIGTRAP) | TA_SIGNAL_BIT(SIGSYS))
+
 static inline void ta_signals_block(struct ta_signals *before)
 {
-	const unsigned long faults = 1ul << (SIGSEGV - 1) | 1ul << (SIGBUS - 1) |
-				     1ul << (SIGFPE - 1) | 1ul << (SIGILL - 1) |
-				     1ul << (SIGTRAP - 1) | 1ul << (SIGSYS - 1);
 	struct ta_signals all;
 
 	memset(&all, 0xff, sizeof(all));
-	all.words[0] &= ~faults;
+	all.words[0] &= ~TA_SIGNALS_OF_FAULTS;
 	ta_signals_set(&all, before);
+}
+
+/* For assertions: the first 32, of which nobody can block two. */
+static inline bool ta_signals_are_blocked(void)
+{
+	const unsigned long open =
+		TA_SIGNALS_OF_FAULTS | TA_SIGNAL_BIT(SIGKILL) | TA_SIGNAL_BIT(SIGSTOP);
+	struct ta_signals blocked;
+
+	ta_syscall4(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &blocked, TA_SIGNAL_SET_BYTES);
+	return (uint32_t)(blocked.words[0] | open) == UINT32_MAX;
 }
 
 /*

@@ -132,8 +132,10 @@ static int wait_in_ring(int64_t deadline_ns, const void *mask)
 static void complete(uintptr_t number)
 {
 	struct ta_work work = { 0 };
+	struct ta_signals before;
 	struct ta_slot *slot;
 
+	ta_signals_block(&before);
 	ta_lock(&context->lock);
 	slot = ta_slot_take(context);
 	ck_assert_ptr_nonnull(slot);
@@ -145,6 +147,7 @@ static void complete(uintptr_t number)
 	ta_end(context, slot, (long)number * 3, &work);
 	ta_unlock(&context->lock);
 	ta_work_finish(&work);
+	ta_signals_set(&before, NULL);
 }
 
 static int reap(long min_nr, long nr, int64_t timeout_ns, struct io_event *events)
