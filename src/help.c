@@ -27,7 +27,8 @@
 
 /*
  * The kernel counts the threads of the process as subdirectories.  One of the library's is counted
- * by it from a little before to a little after we do: so there may seem to be more, never fewer.
+ * by it from a little before to a little after we do: so there may seem to be more, never fewer, if
+ * none of them comes or goes meanwhile.
  */
 bool ta_is_only_thread(const struct ta_process *process)
 {
@@ -38,7 +39,8 @@ bool ta_is_only_thread(const struct ta_process *process)
 	if (ta_syscall5(SYS_statx, AT_FDCWD, "/proc/self/task", AT_STATX_DONT_SYNC, STATX_NLINK,
 			&status) < 0)
 		return false;
-	return status.stx_nlink == links_of_an_empty_one + own + 1;
+	return status.stx_nlink == links_of_an_empty_one + own + 1 &&
+	       own == atomic_load(&process->own_threads);
 }
 
 /*

@@ -119,7 +119,8 @@ bool ta_line_join(struct ta_operation *operation)
 	struct ta_inode *inode = operation->hold ? operation->hold->inode : NULL;
 	struct ta_list *line;
 
-	if (!inode)
+	/* Or it is the first already. */
+	if (!inode || operation->inode)
 		return true;
 	line = line_of(inode, operation);
 	if (!belongs(operation, line))
@@ -130,6 +131,27 @@ bool ta_line_join(struct ta_operation *operation)
 		atomic_fetch_add(&ta_process()->in_lines, 1);
 	ta_list_push(line, operation, TA_LIST_LINE);
 	return line->head == operation;
+}
+
+bool ta_line_begin(struct ta_operation *operation, const struct ta_file_identity *identity)
+{
+	struct ta_process *process = ta_process();
+	struct ta_inode *inode;
+	bool is_first = false;
+
+	if (operation->target == TA_TARGET_LOOSE)
+		return true;
+	ta_lock(&process->offload_lock);
+	inode = ta_inode_enter(process, identity);
+	if (inode && line_of(inode, operation)->head) {
+		ta_inode_leave(process, inode);
+	} else if (inode) {
+		operation->inode = inode;
+		ta_list_push(line_of(inode, operation), operation, TA_LIST_LINE);
+		is_first = true;
+	}
+	ta_unlock(&process->offload_lock);
+	return is_first;
 }
 
 bool ta_line_is_free(const struct ta_operation *operation, const struct ta_file_identity *identity)

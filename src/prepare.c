@@ -312,13 +312,18 @@ static bool is_alone(const struct ta_operation *operation)
 
 /*
  * The file or the eventfd cannot be captured.  What might hold the caller for ever is refused while
- * there is something in flight whose end can be waited for.
+ * there is something in flight whose end can be waited for; what has begun goes on, as libaio's.
  */
-static int choose_without_capture(const struct ta_operation *operation, int fd,
+static int choose_without_capture(struct ta_operation *operation, int fd,
 				  const struct ta_file_identity *identity)
 {
 	bool may_wait = ta_is_stream(operation) && !operation->nonblocking;
 
+	ta_hold_release(operation->hold);
+	operation->hold = NULL;
+	if (operation->transferred > 0)
+		return WAY_CALLER;
+	ta_line_leave(operation);
 	if (!ta_line_is_free(operation, identity))
 		return -EAGAIN;
 	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), false) <= 0 &&
@@ -328,20 +333,22 @@ static int choose_without_capture(const struct ta_operation *operation, int fd,
 }
 
 /*
- * A stream that has something to give, or room to take, and nobody before it.  A pipe is read and
- * written at the place where it is, and so would a file be that gets its number in between: only
- * the only thread of the program can rule that out.  A socket has calls of its own.
+ * A stream that has something to give, or room to take, and nobody before it; it is in its line
+ * meanwhile, and stays there.  A pipe is read and written at the place where it is, and so would a
+ * file be that gets its number in between: only the only thread of the program can rule that out.
+ * A socket has calls of its own.
  */
 static bool ends_at_once(struct ta_operation *operation, int fd,
 			 const struct ta_file_identity *identity)
 {
 	long result;
 
-	if (!ta_is_stream(operation) || !ta_line_is_free(operation, identity))
+	/* The first request starts the workers: a later fsync may be unable to do so. */
+	if (!ta_is_stream(operation) || !ta_service_is_there(TA_SERVICE_WORK))
 		return false;
-	/* The first of the others starts the workers: a later fsync may be unable to do so. */
-	if (operation->target != TA_TARGET_SOCKET &&
-	    (!ta_process()->workers || !ta_is_only_thread(ta_process())))
+	if (operation->target != TA_TARGET_SOCKET && !ta_is_only_thread(ta_process()))
+		return false;
+	if (!ta_line_begin(operation, identity))
 		return false;
 	result = ta_stream_advance_in_caller(operation, fd);
 	if (result == -EAGAIN || result == -EOPNOTSUPP)
@@ -349,16 +356,6 @@ static bool ends_at_once(struct ta_operation *operation, int fd,
 	operation->ready_result = result;
 	operation->state = TA_OPERATION_ENDED;
 	return true;
-}
-
-/* No worker can go on with it: the caller is told how far it has come, as by a full disk. */
-static int end_in_part(struct ta_operation *operation)
-{
-	ta_hold_release(operation->hold);
-	operation->hold = NULL;
-	operation->ready_result = 0;
-	operation->state = TA_OPERATION_ENDED;
-	return WAY_CALLER;
 }
 
 /* A way, or a negative errno. */
@@ -386,13 +383,8 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 	if (ends_at_once(operation, fd, identity))
 		return WAY_CALLER;
 	result = capture(operation, fd, identity, file_flags);
-	if (result < 0 && operation->transferred > 0)
-		return end_in_part(operation);
-	if (result == -ENFILE) {
-		ta_hold_release(operation->hold);
-		operation->hold = NULL;
+	if (result == -ENFILE || (result < 0 && operation->transferred > 0))
 		return choose_without_capture(operation, fd, identity);
-	}
 	return result < 0 ? result : WAY_WORKERS;
 }
 
@@ -505,6 +497,7 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot, uint3
 /* Not accepted after all: as if it had never been. */
 void ta_operation_discard(struct ta_operation *operation)
 {
+	ta_line_leave(operation);
 	ta_hold_release(operation->hold);
 	ta_hold_release(operation->eventfd);
 	operation->hold = operation->eventfd = NULL;

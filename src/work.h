@@ -35,7 +35,12 @@ TA_HIDDEN struct ta_inode *ta_inode_enter(struct ta_process *process,
 TA_HIDDEN void ta_inode_leave(struct ta_process *process, struct ta_inode *inode);
 /* True: it may run now.  It is in line, if it belongs there. */
 TA_HIDDEN bool ta_line_join(struct ta_operation *operation);
-/* Without offload_lock: starts the one whose turn comes then. */
+/*
+ * Without offload_lock: a stream's, whose file is not held yet, joins its line if nobody is there.
+ */
+TA_HIDDEN bool ta_line_begin(struct ta_operation *operation,
+			     const struct ta_file_identity *identity);
+/* Without offload_lock: starts the one whose turn comes then.  Not in line: nothing. */
 TA_HIDDEN void ta_line_leave(struct ta_operation *operation);
 static inline bool ta_lines_are_empty(void)
 {
