@@ -548,6 +548,9 @@ static inline bool ta_memory_probe(const void *address, size_t bytes, bool write
 #endif
 }
 TA_HIDDEN bool ta_memory_ask(const void *address);
+/* Has anything been read, or written, in the page before? */
+TA_HIDDEN bool ta_memory_is_known(const void *address, bool write);
+TA_HIDDEN void ta_memory_remember(const void *address, bool write);
 TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 
 /*

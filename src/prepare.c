@@ -344,7 +344,8 @@ static bool ends_at_once(struct ta_operation *operation, int fd,
 	long result;
 
 	/* The first request starts the workers: a later fsync may be unable to do so. */
-	if (!ta_is_stream(operation) || !ta_service_is_there(TA_SERVICE_WORK))
+	if (!ta_is_stream(operation) || !ta_service_is_there(TA_SERVICE_WORK) ||
+	    !ta_stream_memory_is_known(operation))
 		return false;
 	if (operation->target != TA_TARGET_SOCKET && !ta_is_only_thread(ta_process()))
 		return false;

@@ -95,6 +95,23 @@ static long transfer_in_caller(struct ta_operation *operation, int fd)
 	return ta_transfer_rest(operation, fd, operation->flags | RWF_NOWAIT | no_signal);
 }
 
+bool ta_stream_memory_is_known(const struct ta_operation *operation)
+{
+	const struct iovec *next = operation->vector + operation->vector_skipped;
+
+	return next->iov_len > 0 &&
+	       ta_memory_is_known(next->iov_base, !ta_transfer_is_write(operation));
+}
+
+/* Of what was used just now the first page is enough: others are likely to be like it. */
+static void remember_memory(const struct ta_operation *operation)
+{
+	const struct iovec *next = operation->vector + operation->vector_skipped;
+
+	if (next->iov_len > 0)
+		ta_memory_remember(next->iov_base, !ta_transfer_is_write(operation));
+}
+
 /* A write to a stream that waits goes on until all is written. */
 static long advance(struct ta_operation *operation, int fd,
 		    long (*transfer)(struct ta_operation *operation, int fd))
@@ -104,6 +121,8 @@ static long advance(struct ta_operation *operation, int fd,
 
 	for (;;) {
 		result = transfer(operation, fd);
+		if (result > 0)
+			remember_memory(operation);
 		if (result <= 0 || !goes_on)
 			return result;
 		ta_transfer_skip(operation, (size_t)result);

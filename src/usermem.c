@@ -10,6 +10,9 @@
  * anybody's use of it.  Readable: rt_sigprocmask copies the new mask in before it looks at `how`,
  * and refuses an unknown `how` (kernel: sys_rt_sigprocmask, all versions).
  *
+ * Reads and writes of streams by the caller leave alone what nobody has used yet: a page fault may
+ * wait, for a disk or for a file system that does not answer.
+ *
  * The memory of pages is a direct-mapped table of page numbers; entries are single words, so
  * threads need no lock: a lost update only costs another question.
  */
@@ -33,18 +36,34 @@ static bool page_answers(uintptr_t page, bool write)
 	return ta_syscall4(SYS_rt_sigprocmask, -1, address, NULL, 8) != -EFAULT;
 }
 
-static TA_COLD bool ask(_Atomic uintptr_t *entry, uintptr_t page, bool write)
+/* What is writable is readable. */
+static bool is_known(uintptr_t page, bool write)
+{
+	/* relaxed: the word is the whole message. */
+	uintptr_t known =
+		atomic_load_explicit(ta_page_entry(ta_process(), page), memory_order_relaxed);
+
+	return known == ta_page_value(page, true) ||
+	       (!write && known == ta_page_value(page, false));
+}
+
+static void remember(uintptr_t page, bool write)
+{
+	/* relaxed: as above. */
+	atomic_store_explicit(ta_page_entry(ta_process(), page), ta_page_value(page, write),
+			      memory_order_relaxed);
+}
+
+static TA_COLD bool ask(uintptr_t page, bool write)
 {
 	if (!page_answers(page, write))
 		return false;
-	/* relaxed: the word is the whole message. */
-	atomic_store_explicit(entry, ta_page_value(page, write), memory_order_relaxed);
+	remember(page, write);
 	return true;
 }
 
 bool ta_memory_probe_slow(const void *address, size_t bytes, bool write)
 {
-	struct ta_process *process = ta_process();
 	uintptr_t page = (uintptr_t)address >> TA_PAGE_SHIFT;
 	uintptr_t last;
 
@@ -53,17 +72,21 @@ bool ta_memory_probe_slow(const void *address, size_t bytes, bool write)
 	if ((uintptr_t)address + bytes - 1 < (uintptr_t)address)
 		return false;
 	for (last = ((uintptr_t)address + bytes - 1) >> TA_PAGE_SHIFT; page <= last; page++) {
-		_Atomic uintptr_t *entry = ta_page_entry(process, page);
-		uintptr_t known = atomic_load_explicit(entry, memory_order_relaxed);
-
-		/* What is writable is readable. */
-		if (ta_likely(known == ta_page_value(page, true) ||
-			      (!write && known == ta_page_value(page, false))))
-			continue;
-		if (!ask(entry, page, write))
+		if (!ta_likely(is_known(page, write)) && !ask(page, write))
 			return false;
 	}
 	return true;
+}
+
+bool ta_memory_is_known(const void *address, bool write)
+{
+	return is_known((uintptr_t)address >> TA_PAGE_SHIFT, write);
+}
+
+void ta_memory_remember(const void *address, bool write)
+{
+	if (!ta_memory_is_known(address, write))
+		remember((uintptr_t)address >> TA_PAGE_SHIFT, write);
 }
 
 /* Can it be written now, whatever is remembered of its page? */

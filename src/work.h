@@ -221,7 +221,9 @@ static inline bool ta_is_stream(const struct ta_operation *operation)
 TA_HIDDEN uint16_t ta_stream_events(const struct ta_operation *operation);
 /* Moves what can be moved without waiting.  The result; -EAGAIN if it would wait. */
 TA_HIDDEN long ta_stream_advance(struct ta_operation *operation, int fd);
-/* The same inside io_submit; -EOPNOTSUPP as well, if only a worker can. */
+/* Was its memory used before, so that its page will not have to be fetched from somewhere? */
+TA_HIDDEN bool ta_stream_memory_is_known(const struct ta_operation *operation);
+/* What ta_stream_advance does, inside io_submit; -EOPNOTSUPP as well, if only a worker can. */
 TA_HIDDEN long ta_stream_advance_in_caller(struct ta_operation *operation, int fd);
 
 #endif

@@ -9,6 +9,7 @@
 #include "contract.h"
 
 #include <arpa/inet.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -186,7 +187,7 @@ static bool is_served(io_context_t ctx, struct iocb *iocb, const char *what)
 static bool stream_is_served(io_context_t ctx, const struct stream *stream, bool writes_too)
 {
 	struct pollfd readable = { .fd = stream->reader, .events = POLLIN };
-	char bytes[8] = "";
+	static _Alignas(4096) char bytes[4096]; /* a page without an iocb */
 	struct iocb iocb;
 	bool at_once;
 
@@ -208,6 +209,14 @@ static bool stream_is_served(io_context_t ctx, const struct stream *stream, bool
  */
 enum { IN_A_ROW = 30, SERVED_ROUNDS = 3000 };
 
+static void expect_served(io_context_t ctx, const struct stream *stream)
+{
+	for (int in_a_row = 0, rounds = 0; in_a_row < IN_A_ROW; rounds++) {
+		in_a_row = stream_is_served(ctx, stream, true) ? in_a_row + 1 : 0;
+		ck_assert_msg(rounds < SERVED_ROUNDS, "%s", stream->name);
+	}
+}
+
 CASE(sockets_that_are_ready_are_served_when_submit_returns)
 {
 	io_context_t ctx = new_context(8);
@@ -215,10 +224,7 @@ CASE(sockets_that_are_ready_are_served_when_submit_returns)
 	for (int kind = STREAM_SOCKET; kind <= STREAM_TCP; kind++) {
 		struct stream stream = open_stream((enum stream_kind)kind);
 
-		for (int in_a_row = 0, rounds = 0; in_a_row < IN_A_ROW; rounds++) {
-			in_a_row = stream_is_served(ctx, &stream, true) ? in_a_row + 1 : 0;
-			ck_assert_msg(rounds < SERVED_ROUNDS, "%s", stream.name);
-		}
+		expect_served(ctx, &stream);
 		close_stream(&stream);
 	}
 	free_context_without_events(ctx, HERE);
@@ -252,6 +258,51 @@ CASE(other_streams_that_are_ready_are_served_when_submit_returns)
 		ck_assert_int_lt(++rounds, SERVED_ROUNDS);
 	}
 	close(counter);
+	close_stream(&stream);
+	free_context_without_events(ctx, HERE);
+}
+
+/* A page whose faults wait until somebody answers the descriptor: -1, or that. */
+static int open_faults(char *page, size_t bytes)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = {
+		.range = { (uintptr_t)page, bytes },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (faults < 0)
+		return -1;
+	ck_assert_int_eq(ioctl(faults, UFFDIO_API, &api), 0);
+	ck_assert_int_eq(ioctl(faults, UFFDIO_REGISTER, &range), 0);
+	return faults;
+}
+
+/* Reads are served at once where the memory was used before; elsewhere a worker may wait for it. */
+CASE(submit_does_not_wait_for_a_page)
+{
+	enum { BYTES = 4096 };
+	io_context_t ctx = new_context(8);
+	struct stream stream = open_stream(STREAM_SOCKET);
+	char *page = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct uffdio_zeropage answer = { .range = { (uintptr_t)page, BYTES } };
+	int faults = open_faults(page, BYTES);
+	struct iocb iocb;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	if (faults < 0)
+		SKIP("userfaultfd is refused here");
+	expect_served(ctx, &stream);
+	put(stream.writer, "hello", 5);
+	io_prep_pread(&iocb, stream.reader, page, BYTES, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	expect_works(ctx, HERE);
+	ck_assert_int_eq(ioctl(faults, UFFDIO_ZEROPAGE, &answer), 0);
+	expect_event(ctx, &iocb, 5, HERE);
+	ck_assert_mem_eq(page, "hello", 5);
+	close(faults);
+	munmap(page, BYTES);
 	close_stream(&stream);
 	free_context_without_events(ctx, HERE);
 }
@@ -344,7 +395,12 @@ CASE(a_write_that_no_worker_can_finish_is_written_whole)
 		sent[i] = (char)(i / 4096);
 	make_pipe(ends, 0);
 	io_prep_pread(&waiting, ends[0], received, 1, 0);
-	expect_submitted(ctx, &waiting, HERE); /* it starts the workers */
+	expect_submitted(ctx, &waiting, HERE);
+	/* The workers are there now, and the memory is used. */
+	io_prep_pwrite(&iocb, stream.writer, sent, 4, 0);
+	expect_result(ctx, &iocb, 4, HERE);
+	take(stream.reader, received, 4);
+	expect_served(ctx, &stream);
 	ck_assert_int_eq(pthread_create(&thread, NULL, take_all, &reading), 0);
 	if (!refuse_messages_but_to(stream.writer))
 		SKIP("seccomp is refused here");
@@ -378,7 +434,7 @@ struct writing {
 	char letter;
 };
 
-enum { MIXED_BYTES = 1 << 20, MIXED_WRITES = 30 };
+enum { MIXED_BYTES = 1 << 20, MIXED_WRITES = 100 };
 
 static void *write_again_and_again(void *argument)
 {
