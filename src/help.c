@@ -15,8 +15,9 @@
  *
  * The descriptor's number must not become another file's meanwhile.  So only the only thread of
  * the program does it, which is in here, with its signals blocked; and it looks first whether the
- * number still means the file that was captured.  That one is closed by the supervisor while the
- * disk is at it, and the event waits until it is.
+ * number still means the file that was captured.  That one it takes back from the way to the
+ * workers; if it has arrived there, the supervisor closes it while the disk is at it, and the event
+ * waits until it is closed.
  */
 #include "internal.h"
 
@@ -108,7 +109,8 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
 		return false;
 	}
 	operation->hold = NULL;
-	ta_hold_release(hold);
+	if (!ta_hold_take_back(hold))
+		ta_hold_release(hold);
 	result = ta_transfer(operation, number, false);
 	ta_workers_wait_closed(process->workers);
 	ta_operation_ended(operation, result);

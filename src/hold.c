@@ -250,6 +250,36 @@ uint32_t ta_holds_count(void)
 	return workers ? atomic_load(&workers->table.files) : 0;
 }
 
+static void unlist(struct ta_process *process, struct ta_hold *hold)
+{
+	struct ta_hold **link;
+
+	if (hold->sharing != TA_HOLD_SHARED)
+		return;
+	link = bucket_of(process, hold->descriptor, &hold->identity);
+	while (*link != hold)
+		link = &(*link)->next;
+	*link = hold->next;
+}
+
+bool ta_hold_take_back(struct ta_hold *hold)
+{
+	struct ta_workers *workers = ta_workers_get();
+	struct ta_process *process = ta_process();
+	bool is_alone;
+
+	ta_lock(&process->offload_lock);
+	is_alone = hold->users == 1;
+	ta_unlock(&process->offload_lock);
+	if (!is_alone || !ta_table_take_back(&workers->table, &hold->number))
+		return false;
+	ta_lock(&process->offload_lock);
+	unlist(process, hold);
+	put_back(process, hold);
+	ta_unlock(&process->offload_lock);
+	return true;
+}
+
 /*
  * One user less.  offload_lock is held; and a thread of the table has asked for the hold's number
  * before: a place to which it is on its way must not become another's.
@@ -259,17 +289,11 @@ struct ta_leftover ta_hold_leave(struct ta_hold *hold)
 	struct ta_workers *workers = ta_workers_get();
 	struct ta_process *process = ta_process();
 	struct ta_leftover leftover = { .is_there = false };
-	struct ta_hold **link;
 
 	ta_assert(hold->users > 0);
 	if (--hold->users > 0)
 		return leftover;
-	if (hold->sharing == TA_HOLD_SHARED) {
-		link = bucket_of(process, hold->descriptor, &hold->identity);
-		while (*link != hold)
-			link = &(*link)->next;
-		*link = hold->next;
-	}
+	unlist(process, hold);
 	if (!ta_is_worker(workers)) {
 		/* A thread that shares the table closes it. */
 		hold->users = 1;

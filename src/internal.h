@@ -560,6 +560,7 @@ TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 enum ta_own_kind {
 	TA_OWN_WAKE, /* a pipe's end that is always ready for POLL */
 	TA_OWN_SENDER, /* the socket by which files go to the workers' table */
+	TA_OWN_RECEIVER, /* its other end, by which they can be taken back */
 	TA_OWN_CUSTODY, /* the same, to the custodian's */
 };
 

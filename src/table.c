@@ -7,14 +7,18 @@
  * thread that owns the table has left the program's with as few copies as the kernel allows, and
  * closed them (a file of FUSE or NFS is flushed by that, once), so no descriptor can be handed
  * over at the start.  Instead the table has a *listener*, a socket with an address of the kernel's
- * choice in the abstract namespace.  A *sender* is a socket in a table of the program that is
- * connected to it: if the program closes it, or a thread has another table, another one is made
- * (own.c).  Strangers may find the address: who is not this process is shut out.
+ * choice in the abstract namespace.  A *sender* is one end of a pair of sockets in a table of the
+ * program, of which the other end, the *receiver*, was sent to the listener: if the program closes
+ * it, or a thread has another table, another one is made (own.c).  Strangers may find the address:
+ * who is not this process is shut out.
  *
  * A file is sent as a message (SCM_RIGHTS), and held from that moment.  The message says where its
  * number is to be stored.  The first thread of the table that needs one takes in all that there
- * are.  How many descriptors there can be is the hard limit's to say: a program that lowers its
- * soft one means its own.
+ * are.  A thread of the program that has the receiver, too, can take back what it has sent: a
+ * message that is read without room for the file lets go of it, and closes no descriptor.
+ *
+ * How many descriptors there can be is the hard limit's to say: a program that lowers its soft one
+ * means its own.
  *
  * receive_lock guards the receiving; a number is stored before it is released.
  */
@@ -174,41 +178,6 @@ int ta_table_make(struct ta_table *table, enum ta_own_kind sender)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* A new sender in the table of this thread: its number, or a negative errno. */
-static int connect_sender(struct ta_table *table)
-{
-	long result, fd = make_socket();
-	struct ta_limit before;
-
-	if (fd == -EMFILE) {
-		before = ta_table_lift_limit(UINT64_MAX);
-		fd = make_socket();
-		ta_table_lower_limit(before);
-	}
-	if (fd < 0)
-		return (int)fd;
-	result = ta_syscall3(SYS_connect, fd, table->address, table->address_bytes);
-	if (result < 0) {
-		ta_syscall1(SYS_close, fd);
-		return (int)result;
-	}
-	return ta_own_add(table->sender, (int)fd);
-}
-
-static int find_sender(struct ta_table *table)
-{
-	int sender = ta_own_find(table->sender);
-
-	return sender < 0 ? connect_sender(table) : sender;
-}
-
-int ta_table_try(struct ta_table *table)
-{
-	int sender = find_sender(table);
-
-	return sender < 0 ? sender : 0;
-}
-
 union control {
 	struct cmsghdr header;
 	char space[CMSG_SPACE(sizeof(int))];
@@ -232,6 +201,81 @@ static long send_file(struct ta_table *table, int sender, _Atomic int *number, i
 	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
 	TA_KERNEL_RELEASE(table);
 	return ta_syscall3(SYS_sendmsg, sender, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* What says that the place of a number is none: the file is a receiver. */
+#define NO_PLACE NULL
+
+static int connect_to_listener(const struct ta_table *table)
+{
+	long fd = make_socket(), result;
+
+	if (fd < 0)
+		return (int)fd;
+	result = ta_syscall3(SYS_connect, fd, table->address, table->address_bytes);
+	if (result == 0)
+		return (int)fd;
+	ta_syscall1(SYS_close, fd);
+	return (int)result;
+}
+
+/* A sender and its receiver, which the table has got as well: 0, or a negative errno. */
+static int make_pair(struct ta_table *table, int *ends)
+{
+	int fd = connect_to_listener(table);
+	long result;
+
+	if (fd < 0)
+		return fd;
+	result = ta_syscall4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			     0, ends);
+	if (result == 0) {
+		result = send_file(table, fd, NO_PLACE, ends[1]);
+		if (result < 0) {
+			ta_syscall1(SYS_close, ends[0]);
+			ta_syscall1(SYS_close, ends[1]);
+		}
+	}
+	ta_syscall1(SYS_close, fd);
+	return result < 0 ? (int)result : 0;
+}
+
+/* A new sender in the table of this thread: its number, or a negative errno. */
+static int connect_sender(struct ta_table *table)
+{
+	int left = ta_own_find(TA_OWN_RECEIVER), ends[2], result;
+	struct ta_limit before;
+
+	/* That of a sender which the program has closed. */
+	if (table->sender == TA_OWN_SENDER && left >= 0)
+		ta_syscall1(SYS_close, left);
+	result = make_pair(table, ends);
+	if (result == -EMFILE) {
+		before = ta_table_lift_limit(UINT64_MAX);
+		result = make_pair(table, ends);
+		ta_table_lower_limit(before);
+	}
+	if (result < 0)
+		return result;
+	if (table->sender == TA_OWN_SENDER)
+		ta_own_add(TA_OWN_RECEIVER, ends[1]);
+	else
+		ta_syscall1(SYS_close, ends[1]);
+	return ta_own_add(table->sender, ends[0]);
+}
+
+static int find_sender(struct ta_table *table)
+{
+	int sender = ta_own_find(table->sender);
+
+	return sender < 0 ? connect_sender(table) : sender;
+}
+
+int ta_table_try(struct ta_table *table)
+{
+	int sender = find_sender(table);
+
+	return sender < 0 ? sender : 0;
 }
 
 /* What says that the sender is none any more: its number was closed, or taken by another file. */
@@ -277,6 +321,28 @@ int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
 	default:
 		return result < 0 ? -ENFILE : 0;
 	}
+}
+
+bool ta_table_take_back(struct ta_table *table, const _Atomic int *number)
+{
+	int receiver = ta_own_find(TA_OWN_RECEIVER);
+	const _Atomic int *place;
+	struct iovec payload = { &place, sizeof(place) };
+	struct msghdr message = { .msg_iov = &payload, .msg_iovlen = 1 };
+	bool is_next;
+
+	if (receiver < 0)
+		return false;
+	ta_lock(&table->receive_lock);
+	is_next = ta_syscall3(SYS_recvmsg, receiver, &message, MSG_DONTWAIT | MSG_PEEK) ==
+			  sizeof(place) &&
+		  place == number;
+	if (is_next) {
+		ta_syscall3(SYS_read, receiver, &place, sizeof(place));
+		atomic_fetch_sub(&table->files, 1);
+	}
+	ta_unlock(&table->receive_lock);
+	return is_next;
 }
 
 /* ---- receiving, with receive_lock held ------------------------------------------------------- */
@@ -332,12 +398,20 @@ static bool accept_senders(struct ta_table *table, struct ta_limit *before)
 	return any;
 }
 
+/* Where the connection has led to, and what comes from now on. */
+static void become(struct ta_receiver *receiver, int fd)
+{
+	ta_syscall1(SYS_close, receiver->fd);
+	receiver->fd = fd;
+}
+
 /*
  * 1: took in a file; 0: the sender is gone; negative: there is nothing.  A file that finds no
  * number is lost with its message, and the program may lower its limit at any moment: so the
  * message stays until the file is there.
  */
-static int receive_one(struct ta_table *table, int receiver, struct ta_limit *before)
+static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
+		       struct ta_limit *before)
 {
 	_Atomic int *place;
 	struct iovec payload = { &place, sizeof(place) };
@@ -351,7 +425,7 @@ static int receive_one(struct ta_table *table, int receiver, struct ta_limit *be
 					   .msg_iovlen = 1,
 					   .msg_control = &control,
 					   .msg_controllen = sizeof(control) };
-		result = ta_syscall3(SYS_recvmsg, receiver, &message,
+		result = ta_syscall3(SYS_recvmsg, receiver->fd, &message,
 				     MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK);
 		if (result <= 0)
 			return (int)result;
@@ -360,15 +434,20 @@ static int receive_one(struct ta_table *table, int receiver, struct ta_limit *be
 		lift_again(before);
 	}
 	TA_KERNEL_ACQUIRE(table);
-	ta_syscall3(SYS_read, receiver, &place, sizeof(place));
+	if (place == NO_PLACE && message.msg_flags & MSG_CTRUNC)
+		return -EMFILE;
+	ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place));
 	if (message.msg_controllen >= sizeof(control.header) &&
 	    control.header.cmsg_type == SCM_RIGHTS)
 		memcpy(&number, CMSG_DATA(&control.header), sizeof(number));
 	else if (!(message.msg_flags & MSG_CTRUNC))
 		/* No file was sent: somebody has written to a number that he did not know. */
 		return 1;
-	/* release: who sees the number sees the table that it is in. */
-	atomic_store_explicit(place, number, memory_order_release);
+	if (place == NO_PLACE)
+		become(receiver, number);
+	else
+		/* release: who sees the number sees the table that it is in. */
+		atomic_store_explicit(place, number, memory_order_release);
 	return 1;
 }
 
@@ -378,7 +457,7 @@ static void receive_all(struct ta_table *table, struct ta_limit *before)
 	int result;
 
 	while ((receiver = *link) != NULL) {
-		while ((result = receive_one(table, receiver->fd, before)) == 1)
+		while ((result = receive_one(table, receiver, before)) == 1)
 			;
 		if (result != 0 && result != -ECONNRESET) {
 			link = &receiver->next;

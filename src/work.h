@@ -101,6 +101,8 @@ TA_HIDDEN struct ta_leftover ta_hold_leave(struct ta_hold *hold);
 /* The rest: without offload_lock. */
 TA_HIDDEN void ta_hold_close(struct ta_leftover leftover);
 TA_HIDDEN void ta_hold_release(struct ta_hold *hold);
+/* In the thread that has taken it, which alone uses it.  False: it is to be released. */
+TA_HIDDEN bool ta_hold_take_back(struct ta_hold *hold);
 TA_HIDDEN int ta_hold_number(struct ta_hold *hold);
 TA_HIDDEN uint32_t ta_holds_count(void);
 

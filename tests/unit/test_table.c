@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Goal: a file that is on its way to a table of ours is held, whatever the program does with its
+ * number; who has sent it can take it back, which lets go of it and of nothing else; and what has
+ * arrived is the table's.
+ *
+ * Method: one thread, the owner, has the table and does what it is asked to.  What is sent is the
+ * writer of a pipe: its reader tells whether anybody holds it.
+ */
+#include "work.h"
+
+#include <check.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct ta_table table;
+static int made = 1; /* what ta_table_make says */
+
+/* What the owner is asked for: to take in the file of this number; NULL: to end. */
+static pthread_barrier_t asked, answered;
+static _Atomic int *wanted;
+static int found;
+
+static void *own(void *unused)
+{
+	(void)unused;
+	made = ta_table_make(&table, TA_OWN_SENDER);
+	pthread_barrier_wait(&answered);
+	for (;;) {
+		pthread_barrier_wait(&asked);
+		if (!wanted)
+			return NULL;
+		found = ta_table_number(&table, wanted);
+		if (found >= 0)
+			ta_table_close(&table, found);
+		pthread_barrier_wait(&answered);
+	}
+}
+
+static pthread_t owner;
+
+static void set_up(void)
+{
+	ck_assert_ptr_nonnull(ta_process_enter());
+	ck_assert_int_eq(pthread_barrier_init(&asked, NULL, 2), 0);
+	ck_assert_int_eq(pthread_barrier_init(&answered, NULL, 2), 0);
+	ck_assert_int_eq(pthread_create(&owner, NULL, own, NULL), 0);
+	pthread_barrier_wait(&answered);
+}
+
+static void tear_down(void)
+{
+	wanted = NULL;
+	pthread_barrier_wait(&asked);
+	ck_assert_int_eq(pthread_join(owner, NULL), 0);
+}
+
+#define NEEDS_TABLE()                                                                              \
+	do {                                                                                       \
+		if (made < 0) {                                                                    \
+			fprintf(stderr, "SKIP: %s: no table: %s\n", tcase_name(),                  \
+				strerror(-made));                                                  \
+			return;                                                                    \
+		}                                                                                  \
+	} while (0)
+
+/* The owner has found the file, and closed it. */
+static bool arrives(_Atomic int *number)
+{
+	wanted = number;
+	pthread_barrier_wait(&asked);
+	pthread_barrier_wait(&answered);
+	return found >= 0;
+}
+
+/* The reader of a pipe whose writer is on its way, and no longer the program's. */
+static int send_writer(_Atomic int *number)
+{
+	int ends[2];
+
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+	ck_assert_int_eq(ta_table_send(&table, number, ends[1]), 0);
+	close(ends[1]);
+	return ends[0];
+}
+
+static bool is_held(int reader)
+{
+	char byte;
+
+	return read(reader, &byte, 1) < 0;
+}
+
+START_TEST(what_is_on_its_way_is_held_until_it_is_taken_back)
+{
+	_Atomic int number;
+	int reader;
+
+	NEEDS_TABLE();
+	reader = send_writer(&number);
+	ck_assert(is_held(reader));
+	ck_assert_uint_eq(atomic_load(&table.files), 1);
+	ck_assert(ta_table_take_back(&table, &number));
+	ck_assert(!is_held(reader));
+	ck_assert_uint_eq(atomic_load(&table.files), 0);
+	ck_assert(!ta_table_take_back(&table, &number));
+	/* What is sent after that arrives. */
+	reader = send_writer(&number);
+	ck_assert(arrives(&number));
+	ck_assert(!is_held(reader));
+}
+END_TEST
+
+START_TEST(what_has_arrived_is_not_taken_back)
+{
+	_Atomic int number;
+	int reader;
+
+	NEEDS_TABLE();
+	for (int i = 0; i < 3; i++) {
+		reader = send_writer(&number);
+		ck_assert(arrives(&number));
+		ck_assert(!ta_table_take_back(&table, &number));
+		ck_assert(!is_held(reader));
+	}
+}
+END_TEST
+
+START_TEST(the_first_on_its_way_is_taken_back_first)
+{
+	_Atomic int numbers[2];
+	int readers[2];
+
+	NEEDS_TABLE();
+	for (int i = 0; i < 2; i++)
+		readers[i] = send_writer(&numbers[i]);
+	ck_assert(!ta_table_take_back(&table, &numbers[1]));
+	ck_assert(is_held(readers[0]) && is_held(readers[1]));
+	ck_assert(ta_table_take_back(&table, &numbers[0]));
+	ck_assert(!is_held(readers[0]) && is_held(readers[1]));
+	ck_assert(arrives(&numbers[1]));
+	ck_assert(!is_held(readers[1]));
+}
+END_TEST
+
+static int open_descriptors(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+/* The program may close numbers that it does not know. */
+START_TEST(a_way_that_was_closed_is_made_again)
+{
+	int reader, before = 0;
+	_Atomic int number;
+
+	NEEDS_TABLE();
+	for (int i = 0; i < 20; i++) {
+		reader = send_writer(&number);
+		if (i % 2) {
+			close(ta_own_find(TA_OWN_RECEIVER));
+			ck_assert(!ta_table_take_back(&table, &number));
+			ck_assert(arrives(&number));
+			close(ta_own_find(TA_OWN_SENDER));
+		} else {
+			close(ta_own_find(TA_OWN_SENDER));
+			ck_assert(ta_table_take_back(&table, &number));
+		}
+		ck_assert(!is_held(reader));
+		ck_assert_uint_eq(atomic_load(&table.files), 0);
+		close(reader);
+		if (i == 1)
+			before = open_descriptors();
+	}
+	ck_assert_int_eq(open_descriptors(), before);
+	/* The table's ends of those that are gone go, too. */
+	send_writer(&number);
+	ck_assert(arrives(&number));
+	ck_assert_uint_le(atomic_load(&table.receiver_count), 2);
+	ck_assert_int_le(found, 8);
+}
+END_TEST
+
+/* Is the byte locked, for another process? */
+static bool is_locked(int file)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_len = 1 };
+	pid_t child = fork();
+	int status;
+
+	ck_assert_int_ge(child, 0);
+	if (child == 0)
+		_exit(fcntl(file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 1;
+}
+
+/* Closing any descriptor of a file in the program's table would drop its record locks. */
+START_TEST(record_locks_stay)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_len = 1 };
+	char name[] = "/tmp/trueaio-table-XXXXXX";
+	_Atomic int number;
+	int file;
+
+	NEEDS_TABLE();
+	file = mkstemp(name);
+	ck_assert_int_ge(file, 0);
+	unlink(name);
+	ck_assert_int_eq(fcntl(file, F_SETLK, &lock), 0);
+	ck_assert_int_eq(ta_table_send(&table, &number, file), 0);
+	ck_assert(ta_table_take_back(&table, &number));
+	ck_assert(is_locked(file));
+	ck_assert_int_eq(ta_table_send(&table, &number, file), 0);
+	ck_assert(arrives(&number));
+	ck_assert(is_locked(file));
+	close(file);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("table");
+	TCase *cases = tcase_create("table");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(cases, set_up, tear_down);
+	tcase_set_timeout(cases, 30);
+	tcase_add_test(cases, what_is_on_its_way_is_held_until_it_is_taken_back);
+	tcase_add_test(cases, what_has_arrived_is_not_taken_back);
+	tcase_add_test(cases, the_first_on_its_way_is_taken_back_first);
+	tcase_add_test(cases, a_way_that_was_closed_is_made_again);
+	tcase_add_test(cases, record_locks_stay);
+	suite_add_tcase(suite, cases);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed > 0;
+}
