@@ -9,10 +9,10 @@
  * and done by ta_work_finish when the lock is free.
  *
  * Waking.  A kernel completion wakes every thread that sleeps in the ring by itself.  What comes
- * into the ready list does not: so a wake-up is *posted*, an event that names no slot.  It is
- * posted when somebody sleeps who has not looked since the latest arrival (context->unaware), at
- * most one at a time: it stays in the ring until one of the woken drains it, and that one posts
- * again if it leaves anything for others who have not looked (reap.c).
+ * into the ready list does not: so a wake-up is *posted* if anybody sleeps, an event that names no
+ * slot.  There is at most one at a time: it stays in the ring until one of the woken drains it, and
+ * that one posts again if it leaves anything for others who have not looked since the latest
+ * arrival (context->unaware; reap.c).
  */
 #include "internal.h"
 
@@ -94,14 +94,17 @@ void ta_complete_end(struct ta_context *context)
 
 /* ---- waking ---------------------------------------------------------------------------------- */
 
-/* Who sleeps comes to look.  The lock is held, and signals are blocked. */
+/* Who sleeps comes to look.  The lock is held. */
 TA_COLD void ta_wake(struct ta_context *context)
 {
+	if (context->wake_posted)
+		return;
+	/* Handlers come when a system call returns, and may leave the lock behind. */
 	ta_assert(ta_signals_are_blocked());
 	if (context->mode == TA_CONTEXT_OFFLOADED) {
 		atomic_fetch_add(&context->word, 1);
 		ta_futex_wake(&context->word, INT_MAX);
-	} else if (!context->wake_posted) {
+	} else {
 		/* No place in the ring: the sleepers look for themselves before long (reap.c). */
 		context->wake_posted =
 			ta_kaio_post(context->kernel_handle, ta_wake_events(context)) == 0;

@@ -7,11 +7,12 @@
  * is in flight, and uses the program's own descriptor.  A wait with a timeout is overrun by one
  * access of the disk at most.  That is what kernel AIO would have done in io_submit; what it would
  * not have waited for (O_DIRECT, without kernel AIO) stays with the workers: the disk may never
- * answer, and it may be the program that is to see to that.
+ * answer, and it may be the program that is to see to that.  So do files of servers and of FUSE.
  *
- * Once a waiter has come and found a worker at it, no worker is woken for the next such request;
- * the supervisor gives it to one if nobody has come by its next look, and then the workers are
- * woken again, until a waiter is seen once more.
+ * Once a waiter has come in time and found a worker at it, no worker is woken for the next such
+ * request.  If nobody has come when the supervisor has looked twice, it gives it to one; a waiter
+ * who may not carry it out does so at once.  Who comes late computes meanwhile: then the workers
+ * are woken again, until a waiter is seen in time once more.
  *
  * The descriptor's number must not become another file's meanwhile.  So only the only thread of
  * the program does it, which is in here, with its signals blocked; and it looks first whether the
@@ -25,6 +26,9 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+
+/* From io_submit to a wait that is all that the program does next. */
+#define IN_TIME_NS 50000
 
 /*
  * The kernel counts the threads of the process as subdirectories.  One of the library's is counted
@@ -44,6 +48,13 @@ bool ta_is_only_thread(const struct ta_process *process)
 	       own == atomic_load(&process->own_threads);
 }
 
+/* It has no server that may not answer: its kernel could tell that the page was not there. */
+static bool is_local(const struct ta_operation *operation)
+{
+	return operation->slot->flags & TA_SLOT_TRIED ||
+	       ta_file_is_on_disk(&operation->hold->identity);
+}
+
 /*
  * Is the latest operation all that is in flight, and one that a waiter may carry out?  offload_lock
  * and the context's lock are held.
@@ -56,25 +67,32 @@ bool ta_help_is_possible(const struct ta_context *context)
 	       operation->context == context && operation->slot &&
 	       operation->slot->operation == operation && operation->target == TA_TARGET_FILE &&
 	       ta_iocb_is_transfer(&operation->slot->iocb) && !operation->is_direct &&
-	       operation->resfd < 0;
+	       operation->resfd < 0 && operation->hold && is_local(operation);
 }
 
-/* The only request of the context, out of its queue; or NULL.  The context's lock is held. */
+/*
+ * The only request of the context, out of its queue; or NULL, and a worker has it, or is woken.
+ * *comes_in_time: it could be left to such a waiter.  The context's lock is held.
+ */
 static struct ta_operation *take(struct ta_process *process, struct ta_context *context,
-				 bool *is_too_late)
+				 bool *comes_in_time)
 {
 	struct ta_operation *operation = context->latest;
+	uint8_t state;
 
-	if (context->operations != 1)
-		return NULL;
 	ta_lock(&process->offload_lock);
-	if (!ta_help_is_possible(context)) {
-		operation = NULL;
-	} else if (operation->state == TA_OPERATION_QUEUED) {
+	if (context->operations != 1 || !ta_help_is_possible(context)) {
+		ta_workers_announce(process->workers,
+				    atomic_exchange(&process->leaves_to_waiter, false));
+		return NULL;
+	}
+	state = operation->state;
+	*comes_in_time = (state == TA_OPERATION_QUEUED || state == TA_OPERATION_RUNNING) &&
+			 ta_now_ns() - operation->started_ns < IN_TIME_NS;
+	if (state == TA_OPERATION_QUEUED) {
 		ta_list_remove(&operation->hold->queue, operation, TA_LIST_QUEUE);
 		operation->state = TA_OPERATION_CALLERS;
 	} else {
-		*is_too_late = operation->state == TA_OPERATION_RUNNING;
 		operation = NULL;
 	}
 	ta_unlock(&process->offload_lock);
@@ -123,15 +141,21 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
  */
 bool ta_help(struct ta_process *process, struct ta_context *context)
 {
-	bool is_too_late = false, has_helped;
-	struct ta_operation *operation = take(process, context, &is_too_late);
+	bool comes_in_time = false, has_helped;
+	struct ta_operation *operation;
 
+	if (context->operations == 0 ||
+	    (context->operations > 1 && !atomic_load(&process->leaves_to_waiter)))
+		return false;
+	operation = take(process, context, &comes_in_time);
 	if (!operation) {
 		/* The next is not given to a worker before this thread has had time to come. */
-		if (is_too_late && !atomic_load(&process->leaves_to_waiter))
+		if (comes_in_time && !atomic_load(&process->leaves_to_waiter))
 			atomic_store(&process->leaves_to_waiter, ta_is_only_thread(process));
 		return false;
 	}
+	if (!comes_in_time)
+		atomic_store(&process->leaves_to_waiter, false);
 	ta_unlock(&context->lock);
 	has_helped = carry_out(process, operation);
 	ta_lock(&context->lock);

@@ -111,7 +111,7 @@ static void wait_until_received(struct ta_workers *workers)
 	ta_futex_wait(&workers->received_word, seen, ta_now_ns() + RECEIVE_NS);
 }
 
-static int capture(struct ta_workers *workers, struct ta_hold *hold)
+static int capture(struct ta_workers *workers, struct ta_hold *hold, bool lends)
 {
 	int result = -EAGAIN, attempts;
 
@@ -121,7 +121,8 @@ static int capture(struct ta_workers *workers, struct ta_hold *hold)
 		return 0;
 	}
 	for (attempts = 0; attempts < RECEIVE_ATTEMPTS; attempts++) {
-		result = ta_table_send(&workers->table, &hold->number, hold->descriptor);
+		result = (lends ? ta_table_lend : ta_table_send)(&workers->table, &hold->number,
+								 hold->descriptor);
 		if (result != -EAGAIN)
 			return result;
 		wait_until_received(workers);
@@ -141,14 +142,15 @@ static int begin_to_take(int fd, const struct ta_file_identity *identity, long f
 }
 
 /* A new one.  sharing says what may become of it. */
-static int take_new(struct ta_hold *hold, enum ta_hold_sharing sharing, struct ta_hold **taken)
+static int take_new(struct ta_hold *hold, enum ta_hold_sharing sharing, bool lends,
+		    struct ta_hold **taken)
 {
 	struct ta_process *process = ta_process();
 	int result;
 
 	if (!hold)
 		return -ENFILE;
-	result = capture(process->workers, hold);
+	result = capture(process->workers, hold, lends);
 	if (result < 0) {
 		ta_lock(&process->offload_lock);
 		put_back(process, hold);
@@ -179,7 +181,7 @@ int ta_hold_take(int fd, const struct ta_file_identity *identity, long file_flag
 		 struct ta_hold **taken)
 {
 	struct ta_process *process = ta_process();
-	bool is_shareable = may_be_shared(identity);
+	bool is_shareable = may_be_shared(identity), lends;
 	struct ta_hold *hold = NULL;
 	int result = begin_to_take(fd, identity, file_flags);
 
@@ -196,7 +198,10 @@ int ta_hold_take(int fd, const struct ta_file_identity *identity, long file_flag
 	}
 	hold = make(process, fd, identity, file_flags);
 	ta_unlock(&process->offload_lock);
-	return take_new(hold, is_shareable ? TA_HOLD_UNSHARED : TA_HOLD_ALONE, taken);
+	/* What a waiter may carry out he wants back then: help.c. */
+	lends = atomic_load(&process->leaves_to_waiter) &&
+		(S_ISREG(identity->mode) || S_ISBLK(identity->mode));
+	return take_new(hold, is_shareable ? TA_HOLD_UNSHARED : TA_HOLD_ALONE, lends, taken);
 }
 
 /* A hold of one's own. */
@@ -216,7 +221,7 @@ int ta_hold_take_alone(int fd, struct ta_hold **taken)
 	ta_lock(&process->offload_lock);
 	hold = make(process, fd, &identity, file_flags);
 	ta_unlock(&process->offload_lock);
-	return take_new(hold, TA_HOLD_ALONE, taken);
+	return take_new(hold, TA_HOLD_ALONE, false, taken);
 }
 
 /* Where the workers have no table of their own: does the program's number mean the file still? */

@@ -355,6 +355,7 @@ struct ta_operation {
 	struct ta_hold *eventfd; /* NULL: none, or resfd means it still */
 	struct ta_inode *inode; /* in a line of which it stands; NULL: in none */
 	long ready_result;
+	int64_t started_ns;
 	int64_t offset; /* -1: a stream's own */
 	int64_t end; /* the first byte behind it; of an append, the last that there can be */
 	size_t transferred; /* by earlier parts of it */
@@ -560,7 +561,8 @@ TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 enum ta_own_kind {
 	TA_OWN_WAKE, /* a pipe's end that is always ready for POLL */
 	TA_OWN_SENDER, /* the socket by which files go to the workers' table */
-	TA_OWN_RECEIVER, /* its other end, by which they can be taken back */
+	TA_OWN_LENDER, /* the end of a pair of sockets by which files go that may come back */
+	TA_OWN_RECEIVER, /* the other end, by which they do */
 	TA_OWN_CUSTODY, /* the same, to the custodian's */
 };
 

@@ -101,6 +101,7 @@ static struct ta_call share_and_queue(struct ta_operation *operation)
 	if (operation->state != TA_OPERATION_NEW)
 		return (struct ta_call){ 0 };
 	operation->state = TA_OPERATION_IN_LINE;
+	operation->started_ns = ta_now_ns();
 	if (!ta_line_join(operation))
 		return (struct ta_call){ 0 };
 	if (atomic_load(&ta_process()->leaves_to_waiter) &&

@@ -18,7 +18,7 @@
 
 /* A table each for a few threads that have their own, or descriptors made again after a loss. */
 #define RECORDS_A_KIND 4
-#define KINDS 4
+#define KINDS 5
 
 struct record {
 	_Atomic int number; /* plus one; 0: free, or being written */

@@ -506,13 +506,14 @@ long ta_submit_rest(struct ta_batch *batch)
  * Somebody sleeps until he is woken, and what wakes him may soon find no place in the ring.  No
  * lock is held: a handler that comes now and does not come back leaves it to the next submission.
  */
-TA_COLD void ta_submit_wake_sleepers(struct ta_context *context)
+TA_COLD void ta_submit_wake_sleepers(struct ta_context *context, uint32_t generation)
 {
 	struct ta_signals before;
 
 	ta_signals_block(&before);
 	ta_lock(&context->lock);
-	ta_wake(context);
+	if (context->generation == generation)
+		ta_wake(context);
 	ta_unlock(&context->lock);
 	ta_signals_set(&before, NULL);
 }

@@ -70,17 +70,18 @@ static inline void ta_store_key(struct iocb *iocb, unsigned key)
 /* ---- request.c ------------------------------------------------------------------------------- */
 
 TA_HIDDEN long ta_submit_rest(struct ta_batch *batch);
-TA_HIDDEN void ta_submit_wake_sleepers(struct ta_context *context);
+TA_HIDDEN void ta_submit_wake_sleepers(struct ta_context *context, uint32_t generation);
 
 /* Lets go of the lock, once a step has gathered what it submits. */
 static inline void ta_submit_unlock(struct ta_context *context)
 {
 	bool must_wake =
 		ta_unlikely(context->unlimited > 0) && ta_sleep_limit_ns(context) != TA_NO_DEADLINE;
+	uint32_t generation = context->generation;
 
 	ta_unlock(&context->lock);
 	if (ta_unlikely(must_wake))
-		ta_submit_wake_sleepers(context);
+		ta_submit_wake_sleepers(context, generation);
 }
 
 /* ---- plain.c --------------------------------------------------------------------------------- */

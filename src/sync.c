@@ -31,10 +31,11 @@ bool ta_sync_is_clear(struct ta_context *context, struct ta_work *work)
 	const struct ta_context *busy;
 	bool is_clear;
 
-	/* What is drained may have to wake them, which is done with signals blocked. */
-	if (context->sleepers > 0 && ta_events_in_ring(context) > 0)
+	/* Who drains while somebody sleeps may have to wake him, with signals blocked. */
+	if (context->sleepers == 0)
+		ta_drain(context, work);
+	else if (ta_events_in_ring(context) > 0)
 		return false;
-	ta_drain(context, work);
 	if (context->open_epochs &&
 	    (context->open_epochs->next || context->open_epochs->in_flight > 0))
 		return false;

@@ -7,15 +7,19 @@
  * thread that owns the table has left the program's with as few copies as the kernel allows, and
  * closed them (a file of FUSE or NFS is flushed by that, once), so no descriptor can be handed
  * over at the start.  Instead the table has a *listener*, a socket with an address of the kernel's
- * choice in the abstract namespace.  A *sender* is one end of a pair of sockets in a table of the
- * program, of which the other end, the *receiver*, was sent to the listener: if the program closes
- * it, or a thread has another table, another one is made (own.c).  Strangers may find the address:
- * who is not this process is shut out.
+ * choice in the abstract namespace.  A *sender* is a socket in a table of the program that is
+ * connected to it: if the program closes it, or a thread has another table, another one is made
+ * (own.c).  Strangers may find the address: who is not this process is shut out.
  *
  * A file is sent as a message (SCM_RIGHTS), and held from that moment.  The message says where its
  * number is to be stored.  The first thread of the table that needs one takes in all that there
- * are.  A thread of the program that has the receiver, too, can take back what it has sent: a
- * message that is read without room for the file lets go of it, and closes no descriptor.
+ * are.
+ *
+ * A file may be *lent*: sent by one end of a pair, whose other end, the receiver, is in both
+ * tables.  As long as nobody has taken it in, the sending thread can take it back: a message that
+ * is read without room for the file lets go of it, and closes no descriptor.  A child of the
+ * program would keep what is on that way: fork(2) closes the receiver there, and nothing goes by it
+ * that is not lent.
  *
  * How many descriptors there can be is the hard limit's to say: a program that lowers its soft one
  * means its own.
@@ -178,6 +182,41 @@ int ta_table_make(struct ta_table *table, enum ta_own_kind sender)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
+/* A new sender in the table of this thread: its number, or a negative errno. */
+static int connect_sender(struct ta_table *table)
+{
+	long result, fd = make_socket();
+	struct ta_limit before;
+
+	if (fd == -EMFILE) {
+		before = ta_table_lift_limit(UINT64_MAX);
+		fd = make_socket();
+		ta_table_lower_limit(before);
+	}
+	if (fd < 0)
+		return (int)fd;
+	result = ta_syscall3(SYS_connect, fd, table->address, table->address_bytes);
+	if (result < 0) {
+		ta_syscall1(SYS_close, fd);
+		return (int)result;
+	}
+	return ta_own_add(table->sender, (int)fd);
+}
+
+static int find_sender(struct ta_table *table)
+{
+	int sender = ta_own_find(table->sender);
+
+	return sender < 0 ? connect_sender(table) : sender;
+}
+
+int ta_table_try(struct ta_table *table)
+{
+	int sender = find_sender(table);
+
+	return sender < 0 ? sender : 0;
+}
+
 union control {
 	struct cmsghdr header;
 	char space[CMSG_SPACE(sizeof(int))];
@@ -201,81 +240,6 @@ static long send_file(struct ta_table *table, int sender, _Atomic int *number, i
 	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
 	TA_KERNEL_RELEASE(table);
 	return ta_syscall3(SYS_sendmsg, sender, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
-/* What says that the place of a number is none: the file is a receiver. */
-#define NO_PLACE NULL
-
-static int connect_to_listener(const struct ta_table *table)
-{
-	long fd = make_socket(), result;
-
-	if (fd < 0)
-		return (int)fd;
-	result = ta_syscall3(SYS_connect, fd, table->address, table->address_bytes);
-	if (result == 0)
-		return (int)fd;
-	ta_syscall1(SYS_close, fd);
-	return (int)result;
-}
-
-/* A sender and its receiver, which the table has got as well: 0, or a negative errno. */
-static int make_pair(struct ta_table *table, int *ends)
-{
-	int fd = connect_to_listener(table);
-	long result;
-
-	if (fd < 0)
-		return fd;
-	result = ta_syscall4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
-			     0, ends);
-	if (result == 0) {
-		result = send_file(table, fd, NO_PLACE, ends[1]);
-		if (result < 0) {
-			ta_syscall1(SYS_close, ends[0]);
-			ta_syscall1(SYS_close, ends[1]);
-		}
-	}
-	ta_syscall1(SYS_close, fd);
-	return result < 0 ? (int)result : 0;
-}
-
-/* A new sender in the table of this thread: its number, or a negative errno. */
-static int connect_sender(struct ta_table *table)
-{
-	int left = ta_own_find(TA_OWN_RECEIVER), ends[2], result;
-	struct ta_limit before;
-
-	/* That of a sender which the program has closed. */
-	if (table->sender == TA_OWN_SENDER && left >= 0)
-		ta_syscall1(SYS_close, left);
-	result = make_pair(table, ends);
-	if (result == -EMFILE) {
-		before = ta_table_lift_limit(UINT64_MAX);
-		result = make_pair(table, ends);
-		ta_table_lower_limit(before);
-	}
-	if (result < 0)
-		return result;
-	if (table->sender == TA_OWN_SENDER)
-		ta_own_add(TA_OWN_RECEIVER, ends[1]);
-	else
-		ta_syscall1(SYS_close, ends[1]);
-	return ta_own_add(table->sender, ends[0]);
-}
-
-static int find_sender(struct ta_table *table)
-{
-	int sender = ta_own_find(table->sender);
-
-	return sender < 0 ? connect_sender(table) : sender;
-}
-
-int ta_table_try(struct ta_table *table)
-{
-	int sender = find_sender(table);
-
-	return sender < 0 ? sender : 0;
 }
 
 /* What says that the sender is none any more: its number was closed, or taken by another file. */
@@ -321,6 +285,52 @@ int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
 	default:
 		return result < 0 ? -ENFILE : 0;
 	}
+}
+
+/* ---- lending --------------------------------------------------------------------------------- */
+
+/* The place of the number of what is a receiver. */
+#define NO_PLACE NULL
+
+/* A pair of the table of this thread: the lender, or a negative errno. */
+static int make_pair(struct ta_table *table)
+{
+	int sender = find_sender(table), left = ta_own_find(TA_OWN_RECEIVER), ends[2];
+	long result;
+
+	if (sender < 0)
+		return sender;
+	/* The program has closed its lender. */
+	if (left >= 0)
+		ta_syscall1(SYS_close, left);
+	result = ta_syscall4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			     0, ends);
+	if (result < 0)
+		return (int)result;
+	result = send_file(table, sender, NO_PLACE, ends[1]);
+	if (result < 0) {
+		ta_syscall1(SYS_close, ends[0]);
+		ta_syscall1(SYS_close, ends[1]);
+		return (int)result;
+	}
+	ta_own_add(TA_OWN_RECEIVER, ends[1]);
+	return ta_own_add(TA_OWN_LENDER, ends[0]);
+}
+
+int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd)
+{
+	int lender = ta_own_find(TA_OWN_LENDER);
+
+	if (lender < 0)
+		lender = make_pair(table);
+	if (lender >= 0 && has_room(table)) {
+		atomic_store(number, TA_NUMBER_COMING);
+		atomic_fetch_add(&table->files, 1);
+		if (send_file(table, lender, number, fd) >= 0)
+			return 0;
+		atomic_fetch_sub(&table->files, 1);
+	}
+	return ta_table_send(table, number, fd);
 }
 
 bool ta_table_take_back(struct ta_table *table, const _Atomic int *number)
@@ -374,35 +384,35 @@ static long accept_one(struct ta_table *table, struct ta_limit *before)
 	return fd;
 }
 
+/* Behind the link, where a pass through the list comes next.  False: no memory; it is closed. */
+static bool add_receiver(struct ta_table *table, struct ta_receiver **link, int fd)
+{
+	struct ta_receiver *receiver = TA_POOL_TAKE(&table->free_receivers, &table->pages, next);
+
+	if (!receiver) {
+		ta_syscall1(SYS_close, fd);
+		return false;
+	}
+	receiver->fd = fd;
+	receiver->next = *link;
+	*link = receiver;
+	atomic_fetch_add(&table->receiver_count, 1);
+	return true;
+}
+
 /* Takes in new senders.  False: there are none. */
 static bool accept_senders(struct ta_table *table, struct ta_limit *before)
 {
-	struct ta_receiver *receiver;
 	bool any = false;
 	long fd;
 
 	while ((fd = accept_one(table, before)) >= 0) {
-		receiver = is_this_process((int)fd)
-				   ? TA_POOL_TAKE(&table->free_receivers, &table->pages, next)
-				   : NULL;
-		if (!receiver) {
+		if (is_this_process((int)fd))
+			any |= add_receiver(table, &table->receivers, (int)fd);
+		else
 			ta_syscall1(SYS_close, fd);
-			continue;
-		}
-		receiver->fd = (int)fd;
-		receiver->next = table->receivers;
-		table->receivers = receiver;
-		atomic_fetch_add(&table->receiver_count, 1);
-		any = true;
 	}
 	return any;
-}
-
-/* Where the connection has led to, and what comes from now on. */
-static void become(struct ta_receiver *receiver, int fd)
-{
-	ta_syscall1(SYS_close, receiver->fd);
-	receiver->fd = fd;
 }
 
 /*
@@ -418,6 +428,7 @@ static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
 	union control control;
 	struct msghdr message;
 	int number = TA_NUMBER_LOST;
+	bool has_file;
 	long result;
 
 	for (int tries = RECEIVE_TRIES; tries > 0; tries--) {
@@ -434,18 +445,17 @@ static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
 		lift_again(before);
 	}
 	TA_KERNEL_ACQUIRE(table);
-	if (place == NO_PLACE && message.msg_flags & MSG_CTRUNC)
-		return -EMFILE;
-	ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place));
-	if (message.msg_controllen >= sizeof(control.header) &&
-	    control.header.cmsg_type == SCM_RIGHTS)
+	has_file = message.msg_controllen >= sizeof(control.header) &&
+		   control.header.cmsg_type == SCM_RIGHTS;
+	if (has_file)
 		memcpy(&number, CMSG_DATA(&control.header), sizeof(number));
-	else if (!(message.msg_flags & MSG_CTRUNC))
-		/* No file was sent: somebody has written to a number that he did not know. */
-		return 1;
-	if (place == NO_PLACE)
-		become(receiver, number);
-	else
+	/* Without a file, somebody has written to a number that he did not know. */
+	has_file |= (message.msg_flags & MSG_CTRUNC) != 0;
+	if (has_file && place == NO_PLACE &&
+	    (number < 0 || !add_receiver(table, &receiver->next, number)))
+		return -EAGAIN;
+	ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place));
+	if (has_file && place != NO_PLACE)
 		/* release: who sees the number sees the table that it is in. */
 		atomic_store_explicit(place, number, memory_order_release);
 	return 1;

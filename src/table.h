@@ -57,9 +57,11 @@ TA_HIDDEN int ta_table_try(struct ta_table *table);
  * had.
  */
 TA_HIDDEN int ta_table_send(struct ta_table *table, _Atomic int *number, int fd);
+/* The same, in a way that ta_table_take_back may find it on. */
+TA_HIDDEN int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd);
 /*
- * In the thread of the program that has sent a file, as the latest of all that are on their way:
- * lets go of it.  False: it is in the table by now, or this thread has no way to it.
+ * In the thread of the program that has lent a file: lets go of it.  False: it is in the table by
+ * now, or others are before it.
  */
 TA_HIDDEN bool ta_table_take_back(struct ta_table *table, const _Atomic int *number);
 /* In a thread of the table: the number of what was sent, or TA_NUMBER_LOST. */

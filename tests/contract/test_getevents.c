@@ -682,3 +682,54 @@ CASE(many_short_waits_end)
 	ck_assert_int_eq(io_getevents(ctx, 1, 1, &event, NULL), 1);
 	free_context(ctx);
 }
+
+enum { LOOKED_AT_ROUNDS = 10000 };
+
+struct waited {
+	io_context_t ctx;
+	_Atomic int events;
+};
+
+static void wait_again_and_again(void *argument)
+{
+	struct waited *waited = (struct waited *)argument;
+	struct io_event event;
+
+	for (int i = 1; i <= LOOKED_AT_ROUNDS; i++) {
+		ck_assert_int_eq(io_getevents(waited->ctx, 1, 1, &event, NULL), 1);
+		atomic_store(&waited->events, i);
+	}
+}
+
+/*
+ * An fsync looks what has ended, and may meet an event on its way to one who sleeps.  That of a
+ * disk comes by an interrupt, between any two instructions.
+ */
+CASE(a_refused_fsync_takes_no_event_from_a_sleeper)
+{
+	struct waited waited = { .ctx = new_context(8) };
+	int file = scratch_file(4096), ends[2];
+	static _Alignas(4096) char block[4096];
+	struct iocb read, fsync, *fsyncs[] = { &fsync };
+	struct worker waiter;
+
+	if (fcntl(file, F_SETFL, O_DIRECT) != 0)
+		SKIP("O_DIRECT is refused here");
+	make_pipe(ends, 0);
+	worker_start(&waiter, wait_again_and_again, &waited);
+	for (int i = 0; i < LOOKED_AT_ROUNDS; i++) {
+		long long end_ns = monotonic_ns() + EVENT_LIMIT_SECONDS * 1000000000LL;
+
+		io_prep_pread(&read, file, block, sizeof(block), 0);
+		expect_submitted(waited.ctx, &read, HERE);
+		while (atomic_load(&waited.events) <= i) {
+			io_prep_fsync(&fsync, ends[0]);
+			ck_assert_int_eq(io_submit(waited.ctx, 1, fsyncs), -EINVAL);
+			ck_assert_msg(monotonic_ns() < end_ns, "round %d: nobody has its event", i);
+		}
+	}
+	worker_join(&waiter);
+	close(file);
+	close_pair(ends);
+	free_context_without_events(waited.ctx, HERE);
+}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Goal: a file that is on its way to a table of ours is held, whatever the program does with its
- * number; who has sent it can take it back, which lets go of it and of nothing else; and what has
- * arrived is the table's.
+ * number; who has lent it can take it back, which lets go of it and of nothing else; and what has
+ * arrived is the table's.  A child holds nothing.
  *
  * Method: one thread, the owner, has the table and does what it is asked to.  What is sent is the
  * writer of a pipe: its reader tells whether anybody holds it.
@@ -79,14 +79,19 @@ static bool arrives(_Atomic int *number)
 }
 
 /* The reader of a pipe whose writer is on its way, and no longer the program's. */
-static int send_writer(_Atomic int *number)
+static int send_writer_by(_Atomic int *number, bool lends)
 {
 	int ends[2];
 
 	ck_assert_int_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
-	ck_assert_int_eq(ta_table_send(&table, number, ends[1]), 0);
+	ck_assert_int_eq((lends ? ta_table_lend : ta_table_send)(&table, number, ends[1]), 0);
 	close(ends[1]);
 	return ends[0];
+}
+
+static int lend_writer(_Atomic int *number)
+{
+	return send_writer_by(number, true);
 }
 
 static bool is_held(int reader)
@@ -102,7 +107,7 @@ START_TEST(what_is_on_its_way_is_held_until_it_is_taken_back)
 	int reader;
 
 	NEEDS_TABLE();
-	reader = send_writer(&number);
+	reader = lend_writer(&number);
 	ck_assert(is_held(reader));
 	ck_assert_uint_eq(atomic_load(&table.files), 1);
 	ck_assert(ta_table_take_back(&table, &number));
@@ -110,7 +115,20 @@ START_TEST(what_is_on_its_way_is_held_until_it_is_taken_back)
 	ck_assert_uint_eq(atomic_load(&table.files), 0);
 	ck_assert(!ta_table_take_back(&table, &number));
 	/* What is sent after that arrives. */
-	reader = send_writer(&number);
+	reader = lend_writer(&number);
+	ck_assert(arrives(&number));
+	ck_assert(!is_held(reader));
+}
+END_TEST
+
+START_TEST(what_was_sent_is_not_taken_back)
+{
+	_Atomic int number;
+	int reader;
+
+	NEEDS_TABLE();
+	reader = send_writer_by(&number, false);
+	ck_assert(!ta_table_take_back(&table, &number));
 	ck_assert(arrives(&number));
 	ck_assert(!is_held(reader));
 }
@@ -123,7 +141,7 @@ START_TEST(what_has_arrived_is_not_taken_back)
 
 	NEEDS_TABLE();
 	for (int i = 0; i < 3; i++) {
-		reader = send_writer(&number);
+		reader = lend_writer(&number);
 		ck_assert(arrives(&number));
 		ck_assert(!ta_table_take_back(&table, &number));
 		ck_assert(!is_held(reader));
@@ -138,7 +156,7 @@ START_TEST(the_first_on_its_way_is_taken_back_first)
 
 	NEEDS_TABLE();
 	for (int i = 0; i < 2; i++)
-		readers[i] = send_writer(&numbers[i]);
+		readers[i] = lend_writer(&numbers[i]);
 	ck_assert(!ta_table_take_back(&table, &numbers[1]));
 	ck_assert(is_held(readers[0]) && is_held(readers[1]));
 	ck_assert(ta_table_take_back(&table, &numbers[0]));
@@ -165,25 +183,25 @@ START_TEST(a_way_that_was_closed_is_made_again)
 
 	NEEDS_TABLE();
 	for (int i = 0; i < 20; i++) {
-		reader = send_writer(&number);
+		reader = lend_writer(&number);
 		if (i % 2) {
 			close(ta_own_find(TA_OWN_RECEIVER));
 			ck_assert(!ta_table_take_back(&table, &number));
 			ck_assert(arrives(&number));
-			close(ta_own_find(TA_OWN_SENDER));
+			close(ta_own_find(TA_OWN_LENDER));
 		} else {
-			close(ta_own_find(TA_OWN_SENDER));
+			close(ta_own_find(i % 4 ? TA_OWN_LENDER : TA_OWN_SENDER));
 			ck_assert(ta_table_take_back(&table, &number));
 		}
 		ck_assert(!is_held(reader));
 		ck_assert_uint_eq(atomic_load(&table.files), 0);
 		close(reader);
-		if (i == 1)
+		if (i == 3)
 			before = open_descriptors();
 	}
 	ck_assert_int_eq(open_descriptors(), before);
 	/* The table's ends of those that are gone go, too. */
-	send_writer(&number);
+	lend_writer(&number);
 	ck_assert(arrives(&number));
 	ck_assert_uint_le(atomic_load(&table.receiver_count), 2);
 	ck_assert_int_le(found, 8);
@@ -204,6 +222,43 @@ static bool is_locked(int file)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 1;
 }
 
+/* The parent dies with files on their way: its child must not keep them. */
+START_TEST(a_child_holds_nothing)
+{
+	int ends[2], life[2], status;
+	pid_t parent;
+	char byte;
+
+	NEEDS_TABLE();
+	ck_assert_int_eq(pipe2(life, O_CLOEXEC), 0);
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+	parent = fork();
+	ck_assert_int_ge(parent, 0);
+	if (parent == 0) {
+		_Atomic int numbers[2];
+
+		close(ends[0]);
+		set_up();
+		/* The pair is there when the child comes. */
+		ck_assert_int_eq(ta_table_lend(&table, &numbers[0], ends[1]), 0);
+		if (fork() == 0) {
+			close(ends[1]);
+			close(life[1]);
+			_exit(read(life[0], &byte, 1) != 0);
+		}
+		ck_assert_int_eq(ta_table_lend(&table, &numbers[1], ends[1]), 0);
+		ck_assert_int_eq(ta_table_send(&table, &numbers[1], ends[1]), 0);
+		_exit(0);
+	}
+	close(ends[1]);
+	ck_assert_int_eq(waitpid(parent, &status, 0), parent);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	/* The child lives as long as this case, and this waits while anybody holds the writer. */
+	ck_assert_int_eq(read(ends[0], &byte, 1), 0);
+	close(life[1]);
+}
+END_TEST
+
 /* Closing any descriptor of a file in the program's table would drop its record locks. */
 START_TEST(record_locks_stay)
 {
@@ -217,7 +272,7 @@ START_TEST(record_locks_stay)
 	ck_assert_int_ge(file, 0);
 	unlink(name);
 	ck_assert_int_eq(fcntl(file, F_SETLK, &lock), 0);
-	ck_assert_int_eq(ta_table_send(&table, &number, file), 0);
+	ck_assert_int_eq(ta_table_lend(&table, &number, file), 0);
 	ck_assert(ta_table_take_back(&table, &number));
 	ck_assert(is_locked(file));
 	ck_assert_int_eq(ta_table_send(&table, &number, file), 0);
@@ -237,7 +292,9 @@ int main(void)
 	tcase_add_checked_fixture(cases, set_up, tear_down);
 	tcase_set_timeout(cases, 30);
 	tcase_add_test(cases, what_is_on_its_way_is_held_until_it_is_taken_back);
+	tcase_add_test(cases, what_was_sent_is_not_taken_back);
 	tcase_add_test(cases, what_has_arrived_is_not_taken_back);
+	tcase_add_test(cases, a_child_holds_nothing);
 	tcase_add_test(cases, the_first_on_its_way_is_taken_back_first);
 	tcase_add_test(cases, a_way_that_was_closed_is_made_again);
 	tcase_add_test(cases, record_locks_stay);
