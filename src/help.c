@@ -11,8 +11,8 @@
  *
  * Once a waiter has come in time and found a worker at it, no worker is woken for the next such
  * request.  If nobody has come when the supervisor has looked twice, it gives it to one; a waiter
- * who may not carry it out does so at once.  Who comes late computes meanwhile: then the workers
- * are woken again, until a waiter is seen in time once more.
+ * who finds more than that in its context does so at once.  Who comes late computes meanwhile: then
+ * the workers are woken again, until a waiter is seen in time once more.
  *
  * The descriptor's number must not become another file's meanwhile.  So only the only thread of
  * the program does it, which is in here, with its signals blocked; and it looks first whether the
@@ -27,6 +27,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+/* Of more, a wait with a timeout might be overrun for long, and the hand-over matters little. */
+#define HELPED_BYTES_MAX (1 << 20)
 /* From io_submit to a wait that is all that the program does next. */
 #define IN_TIME_NS 50000
 
@@ -67,7 +69,8 @@ bool ta_help_is_possible(const struct ta_context *context)
 	       operation->context == context && operation->slot &&
 	       operation->slot->operation == operation && operation->target == TA_TARGET_FILE &&
 	       ta_iocb_is_transfer(&operation->slot->iocb) && !operation->is_direct &&
-	       operation->resfd < 0 && operation->hold && is_local(operation);
+	       operation->resfd < 0 && operation->hold && is_local(operation) &&
+	       ta_transfer_left(operation) <= HELPED_BYTES_MAX;
 }
 
 /*
@@ -115,10 +118,20 @@ static bool is_the_captured_file(int number, const struct ta_hold *hold)
 	       identity.device == hold->identity.device && identity.inode == hold->identity.inode;
 }
 
+/* A worker's write raises no SIGXFSZ: this thread's, which is blocked, is taken away. */
+static void take_signal(void)
+{
+	const struct timespec zero = { 0, 0 };
+	struct ta_signals signals = { { TA_SIGNAL_BIT(SIGXFSZ) } };
+
+	ta_syscall4(SYS_rt_sigtimedwait, &signals, NULL, &zero, TA_SIGNAL_SET_BYTES);
+}
+
 static bool carry_out(struct ta_process *process, struct ta_operation *operation)
 {
 	int number = operation->slot->iocb.aio_fildes;
 	struct ta_hold *hold = operation->hold;
+	bool is_back;
 	long result;
 
 	if (!ta_is_only_thread(process) || !is_the_captured_file(number, hold)) {
@@ -127,10 +140,14 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
 		return false;
 	}
 	operation->hold = NULL;
-	if (!ta_hold_take_back(hold))
+	is_back = ta_hold_take_back(hold);
+	if (!is_back)
 		ta_hold_release(hold);
 	result = ta_transfer(operation, number, false);
-	ta_workers_wait_closed(process->workers);
+	if (result == -EFBIG)
+		take_signal();
+	if (!is_back)
+		ta_workers_wait_closed(process->workers);
 	ta_operation_ended(operation, result);
 	return true;
 }

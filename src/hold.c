@@ -99,16 +99,33 @@ void ta_hold_share(struct ta_hold *hold)
 	*bucket = hold;
 }
 
-/* The way to the table is full: the supervisor takes in what is there. */
-static void wait_until_received(struct ta_workers *workers)
+/* The supervisor takes in what is on its way. */
+static void ask_to_receive(struct ta_workers *workers)
 {
-	uint32_t seen = atomic_load(&workers->received_word);
-
 	ta_lock(&ta_process()->offload_lock);
 	workers->receive_wanted = true;
 	ta_unlock(&ta_process()->offload_lock);
 	ta_workers_wake_supervisor(workers);
+}
+
+/* The way to the table is full. */
+static void wait_until_received(struct ta_workers *workers)
+{
+	uint32_t seen = atomic_load(&workers->received_word);
+
+	ask_to_receive(workers);
 	ta_futex_wait(&workers->received_word, seen, ta_now_ns() + RECEIVE_NS);
+}
+
+static bool lend(struct ta_workers *workers, struct ta_hold *hold)
+{
+	if (ta_own_find(TA_OWN_LENDER) < 0) {
+		if (!ta_is_only_thread(ta_process()) || ta_table_make_pair(&workers->table) < 0)
+			return false;
+		/* What is in flight counts against a limit of the user. */
+		ask_to_receive(workers);
+	}
+	return ta_table_lend(&workers->table, &hold->number, hold->descriptor) == 0;
 }
 
 static int capture(struct ta_workers *workers, struct ta_hold *hold, bool lends)
@@ -120,9 +137,10 @@ static int capture(struct ta_workers *workers, struct ta_hold *hold, bool lends)
 		atomic_store(&hold->number, hold->descriptor);
 		return 0;
 	}
+	if (lends && lend(workers, hold))
+		return 0;
 	for (attempts = 0; attempts < RECEIVE_ATTEMPTS; attempts++) {
-		result = (lends ? ta_table_lend : ta_table_send)(&workers->table, &hold->number,
-								 hold->descriptor);
+		result = ta_table_send(&workers->table, &hold->number, hold->descriptor);
 		if (result != -EAGAIN)
 			return result;
 		wait_until_received(workers);

@@ -563,6 +563,7 @@ enum ta_own_kind {
 	TA_OWN_SENDER, /* the socket by which files go to the workers' table */
 	TA_OWN_LENDER, /* the end of a pair of sockets by which files go that may come back */
 	TA_OWN_RECEIVER, /* the other end, by which they do */
+	TA_OWN_KINDS,
 	TA_OWN_CUSTODY, /* the same, to the custodian's */
 };
 

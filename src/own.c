@@ -18,7 +18,6 @@
 
 /* A table each for a few threads that have their own, or descriptors made again after a loss. */
 #define RECORDS_A_KIND 4
-#define KINDS 5
 
 struct record {
 	_Atomic int number; /* plus one; 0: free, or being written */
@@ -26,12 +25,12 @@ struct record {
 	_Atomic uint64_t inode;
 };
 
-static struct record records[KINDS][RECORDS_A_KIND];
-static _Atomic uint32_t next_record[KINDS];
+static struct record records[TA_OWN_KINDS][RECORDS_A_KIND];
+static _Atomic uint32_t next_record[TA_OWN_KINDS];
 /*
  * What this thread has made: however many tables there are, it makes no more than one in its own.
  */
-static __thread struct record latest[KINDS] __attribute__((tls_model("initial-exec")));
+static __thread struct record latest[TA_OWN_KINDS] __attribute__((tls_model("initial-exec")));
 
 /*
  * Programs count on the lowest numbers, so ours move up.  Not higher than this: a process starts
@@ -77,16 +76,16 @@ int ta_own_find(enum ta_own_kind kind)
 	return -ENOENT;
 }
 
-/*
- * Remembers a descriptor that was just made.  Returns its number, which is another now if there was
- * room higher up.  The oldest record of its kind goes.
- */
 /* One was made, and may be gone.  No system call. */
 bool ta_own_is_known(enum ta_own_kind kind)
 {
 	return atomic_load(&latest[kind].number) != 0 || atomic_load(&next_record[kind]) != 0;
 }
 
+/*
+ * Remembers a descriptor that was just made.  Returns its number, which is another now if there was
+ * room higher up.  The oldest record of its kind goes.
+ */
 int ta_own_add(enum ta_own_kind kind, int fd)
 {
 	uint32_t place = atomic_fetch_add(&next_record[kind], 1) % RECORDS_A_KIND;
@@ -111,7 +110,7 @@ void ta_own_close_inherited(void)
 {
 	int kind, i;
 
-	for (kind = 0; kind < KINDS; kind++) {
+	for (kind = 0; kind < TA_OWN_KINDS; kind++) {
 		for (i = -1; i < RECORDS_A_KIND; i++) {
 			struct record *record = i < 0 ? &latest[kind] : &records[kind][i];
 			int number = atomic_exchange(&record->number, 0) - 1;

@@ -358,6 +358,8 @@ static void look_and_sleep(struct ta_process *process, struct ta_context *contex
 			return;
 		if (waiting->may_help) {
 			waiting->may_help = ta_help(process, context);
+			if (context->generation != waiting->generation)
+				return;
 			continue;
 		}
 		if (!is_quiet)

@@ -18,7 +18,7 @@
  * A file may be *lent*: sent by one end of a pair, whose other end, the receiver, is in both
  * tables.  As long as nobody has taken it in, the sending thread can take it back: a message that
  * is read without room for the file lets go of it, and closes no descriptor.  A child of the
- * program would keep what is on that way: fork(2) closes the receiver there, and nothing goes by it
+ * program would keep what is on that way: fork(3) closes both ends there, and nothing goes by them
  * that is not lent.
  *
  * How many descriptors there can be is the hard limit's to say: a program that lowers its soft one
@@ -32,6 +32,7 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -292,8 +293,7 @@ int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
 /* The place of the number of what is a receiver. */
 #define NO_PLACE NULL
 
-/* A pair of the table of this thread: the lender, or a negative errno. */
-static int make_pair(struct ta_table *table)
+int ta_table_make_pair(struct ta_table *table)
 {
 	int sender = find_sender(table), left = ta_own_find(TA_OWN_RECEIVER), ends[2];
 	long result;
@@ -314,23 +314,24 @@ static int make_pair(struct ta_table *table)
 		return (int)result;
 	}
 	ta_own_add(TA_OWN_RECEIVER, ends[1]);
-	return ta_own_add(TA_OWN_LENDER, ends[0]);
+	ta_own_add(TA_OWN_LENDER, ends[0]);
+	return 0;
 }
 
 int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd)
 {
 	int lender = ta_own_find(TA_OWN_LENDER);
 
-	if (lender < 0)
-		lender = make_pair(table);
-	if (lender >= 0 && has_room(table)) {
-		atomic_store(number, TA_NUMBER_COMING);
-		atomic_fetch_add(&table->files, 1);
-		if (send_file(table, lender, number, fd) >= 0)
-			return 0;
-		atomic_fetch_sub(&table->files, 1);
-	}
-	return ta_table_send(table, number, fd);
+	if (lender < 0 || !has_room(table))
+		return -ENFILE;
+	atomic_store(number, TA_NUMBER_COMING);
+	atomic_fetch_add(&table->files, 1);
+	if (send_file(table, lender, number, fd) >= 0)
+		return 0;
+	atomic_fetch_sub(&table->files, 1);
+	/* Full, or the other end is gone: the next pair will do. */
+	ta_syscall1(SYS_close, lender);
+	return -ENFILE;
 }
 
 bool ta_table_take_back(struct ta_table *table, const _Atomic int *number)
@@ -390,6 +391,8 @@ static bool add_receiver(struct ta_table *table, struct ta_receiver **link, int 
 	struct ta_receiver *receiver = TA_POOL_TAKE(&table->free_receivers, &table->pages, next);
 
 	if (!receiver) {
+		/* Who lends learns it, although the program's receiver is open. */
+		ta_syscall2(SYS_shutdown, fd, SHUT_RDWR);
 		ta_syscall1(SYS_close, fd);
 		return false;
 	}
@@ -413,6 +416,15 @@ static bool accept_senders(struct ta_table *table, struct ta_limit *before)
 			ta_syscall1(SYS_close, fd);
 	}
 	return any;
+}
+
+/* An end, or an empty message by somebody who has written to a number that he did not know. */
+static int receive_nothing(const struct ta_receiver *receiver)
+{
+	char unused_byte;
+
+	ta_syscall3(SYS_read, receiver->fd, &unused_byte, 1);
+	return ta_file_poll(receiver->fd, POLLRDHUP, false) == 0;
 }
 
 /*
@@ -439,7 +451,7 @@ static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
 		result = ta_syscall3(SYS_recvmsg, receiver->fd, &message,
 				     MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK);
 		if (result <= 0)
-			return (int)result;
+			return result == 0 ? receive_nothing(receiver) : (int)result;
 		if (!(message.msg_flags & MSG_CTRUNC))
 			break;
 		lift_again(before);
@@ -451,13 +463,14 @@ static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
 		memcpy(&number, CMSG_DATA(&control.header), sizeof(number));
 	/* Without a file, somebody has written to a number that he did not know. */
 	has_file |= (message.msg_flags & MSG_CTRUNC) != 0;
-	if (has_file && place == NO_PLACE &&
-	    (number < 0 || !add_receiver(table, &receiver->next, number)))
+	if (has_file && place == NO_PLACE && number < 0)
 		return -EAGAIN;
 	ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place));
 	if (has_file && place != NO_PLACE)
 		/* release: who sees the number sees the table that it is in. */
 		atomic_store_explicit(place, number, memory_order_release);
+	else if (has_file)
+		add_receiver(table, &receiver->next, number);
 	return 1;
 }
 

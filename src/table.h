@@ -57,7 +57,12 @@ TA_HIDDEN int ta_table_try(struct ta_table *table);
  * had.
  */
 TA_HIDDEN int ta_table_send(struct ta_table *table, _Atomic int *number, int fd);
-/* The same, in a way that ta_table_take_back may find it on. */
+/*
+ * In the only thread of the program: makes the way for what is lent.  0, or a negative errno.  A
+ * thread of the table is to receive it before long.
+ */
+TA_HIDDEN int ta_table_make_pair(struct ta_table *table);
+/* As ta_table_send, in a way that ta_table_take_back may find it on.  -ENFILE: it is to be sent. */
 TA_HIDDEN int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd);
 /*
  * In the thread of the program that has lent a file: lets go of it.  False: it is in the table by

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -78,13 +79,20 @@ static bool arrives(_Atomic int *number)
 	return found >= 0;
 }
 
+static int lend(_Atomic int *number, int fd)
+{
+	if (ta_own_find(TA_OWN_LENDER) < 0)
+		ck_assert_int_eq(ta_table_make_pair(&table), 0);
+	return ta_table_lend(&table, number, fd);
+}
+
 /* The reader of a pipe whose writer is on its way, and no longer the program's. */
 static int send_writer_by(_Atomic int *number, bool lends)
 {
 	int ends[2];
 
 	ck_assert_int_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
-	ck_assert_int_eq((lends ? ta_table_lend : ta_table_send)(&table, number, ends[1]), 0);
+	ck_assert_int_eq(lends ? lend(number, ends[1]) : ta_table_send(&table, number, ends[1]), 0);
 	close(ends[1]);
 	return ends[0];
 }
@@ -166,6 +174,45 @@ START_TEST(the_first_on_its_way_is_taken_back_first)
 }
 END_TEST
 
+/* The program may write to numbers that it does not know, too. */
+START_TEST(what_is_no_file_is_no_end)
+{
+	const enum ta_own_kind kinds[] = { TA_OWN_SENDER, TA_OWN_LENDER };
+	_Atomic int number;
+	int reader;
+
+	NEEDS_TABLE();
+	lend_writer(&number);
+	ck_assert(arrives(&number));
+	for (int kind = 0; kind < 2; kind++) {
+		ck_assert_int_eq(write(ta_own_find(kinds[kind]), "", 0), 0);
+		ck_assert_int_eq(write(ta_own_find(kinds[kind]), "stranger", 8), 8);
+		reader = send_writer_by(&number, kind == 1);
+		ck_assert(arrives(&number));
+		ck_assert(!is_held(reader));
+	}
+}
+END_TEST
+
+/* Who lends learns that the table takes in no more of it, and makes another way. */
+START_TEST(a_way_that_has_ended_is_made_again)
+{
+	_Atomic int number;
+	int reader;
+
+	NEEDS_TABLE();
+	lend_writer(&number);
+	ck_assert(arrives(&number));
+	ck_assert_int_eq(shutdown(ta_own_find(TA_OWN_LENDER), SHUT_WR), 0);
+	send_writer_by(&number, false);
+	ck_assert(arrives(&number));
+	ck_assert_int_eq(lend(&number, 0), -ENFILE);
+	reader = lend_writer(&number);
+	ck_assert(arrives(&number));
+	ck_assert(!is_held(reader));
+}
+END_TEST
+
 static int open_descriptors(void)
 {
 	int count = 0;
@@ -240,13 +287,13 @@ START_TEST(a_child_holds_nothing)
 		close(ends[0]);
 		set_up();
 		/* The pair is there when the child comes. */
-		ck_assert_int_eq(ta_table_lend(&table, &numbers[0], ends[1]), 0);
+		ck_assert_int_eq(lend(&numbers[0], ends[1]), 0);
 		if (fork() == 0) {
 			close(ends[1]);
 			close(life[1]);
 			_exit(read(life[0], &byte, 1) != 0);
 		}
-		ck_assert_int_eq(ta_table_lend(&table, &numbers[1], ends[1]), 0);
+		ck_assert_int_eq(lend(&numbers[1], ends[1]), 0);
 		ck_assert_int_eq(ta_table_send(&table, &numbers[1], ends[1]), 0);
 		_exit(0);
 	}
@@ -272,7 +319,7 @@ START_TEST(record_locks_stay)
 	ck_assert_int_ge(file, 0);
 	unlink(name);
 	ck_assert_int_eq(fcntl(file, F_SETLK, &lock), 0);
-	ck_assert_int_eq(ta_table_lend(&table, &number, file), 0);
+	ck_assert_int_eq(lend(&number, file), 0);
 	ck_assert(ta_table_take_back(&table, &number));
 	ck_assert(is_locked(file));
 	ck_assert_int_eq(ta_table_send(&table, &number, file), 0);
@@ -282,10 +329,56 @@ START_TEST(record_locks_stay)
 }
 END_TEST
 
+/* With real workers: nothing is left of a hold, and nobody is asked to close it. */
+START_TEST(what_a_waiter_is_to_read_is_lent)
+{
+	struct ta_process *process = ta_process_enter();
+	struct ta_file_identity identity;
+	struct ta_hold *hold, *first = NULL;
+	char name[] = "/tmp/trueaio-table-XXXXXX";
+	int file = mkstemp(name);
+	struct ta_workers *workers;
+
+	ck_assert(process && file >= 0);
+	unlink(name);
+	if (ta_service_open(TA_SERVICE_WORK) != 0 || !process->workers->owns_table ||
+	    !ta_is_only_thread(process)) {
+		fprintf(stderr, "SKIP: %s: no workers with a table, or more threads\n",
+			tcase_name());
+		return;
+	}
+	workers = process->workers;
+	ck_assert_int_eq(ta_file_identify(file, &identity), 0);
+	atomic_store(&process->leaves_to_waiter, true);
+	/* The pair does not stay on its way: that counts against a limit of the user. */
+	ck_assert_int_eq(ta_hold_take(file, &identity, O_RDWR, &hold), 0);
+	while (atomic_load(&workers->table.receiver_count) < 2)
+		usleep(1000);
+	ta_hold_release(hold);
+	ta_workers_wait_closed(workers);
+	for (int i = 0; i < 100; i++) {
+		ck_assert_int_eq(ta_hold_take(file, &identity, O_RDWR, &hold), 0);
+		first = first ? first : hold;
+		ck_assert_ptr_eq(hold, first);
+		ck_assert_uint_eq(ta_holds_count(), 1);
+		ck_assert(ta_hold_take_back(hold));
+		ck_assert_uint_eq(ta_holds_count(), 0);
+	}
+	ck_assert_uint_eq(atomic_load(&workers->closings), 0);
+	atomic_store(&process->leaves_to_waiter, false);
+	ck_assert_int_eq(ta_hold_take(file, &identity, O_RDWR, &hold), 0);
+	ck_assert(!ta_hold_take_back(hold));
+	ta_hold_release(hold);
+	ta_workers_wait_closed(workers);
+	ck_assert_uint_eq(ta_holds_count(), 0);
+	close(file);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("table");
-	TCase *cases = tcase_create("table");
+	TCase *cases = tcase_create("table"), *holds = tcase_create("holds");
 	SRunner *runner;
 	int failed;
 
@@ -296,9 +389,14 @@ int main(void)
 	tcase_add_test(cases, what_has_arrived_is_not_taken_back);
 	tcase_add_test(cases, a_child_holds_nothing);
 	tcase_add_test(cases, the_first_on_its_way_is_taken_back_first);
+	tcase_add_test(cases, what_is_no_file_is_no_end);
+	tcase_add_test(cases, a_way_that_has_ended_is_made_again);
 	tcase_add_test(cases, a_way_that_was_closed_is_made_again);
 	tcase_add_test(cases, record_locks_stay);
 	suite_add_tcase(suite, cases);
+	tcase_set_timeout(holds, 30);
+	tcase_add_test(holds, what_a_waiter_is_to_read_is_lent);
+	suite_add_tcase(suite, holds);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
