@@ -274,11 +274,11 @@ static bool is_locked(int file)
 /* The parent dies with files on their way: its child must not keep them. */
 START_TEST(a_child_holds_nothing)
 {
+	enum { NO_TABLE = 2 };
 	int ends[2], life[2], status;
 	pid_t parent;
 	char byte;
 
-	NEEDS_TABLE();
 #ifdef __SANITIZE_THREAD__
 	fprintf(stderr, "SKIP: %s: ThreadSanitizer does not work in a forked child\n",
 		tcase_name());
@@ -293,6 +293,8 @@ START_TEST(a_child_holds_nothing)
 
 		close(ends[0]);
 		set_up();
+		if (made < 0)
+			_exit(NO_TABLE);
 		/* The pair is there when the child comes. */
 		ck_assert_int_eq(lend(&numbers[0], ends[1]), 0);
 		if (fork() == 0) {
@@ -306,7 +308,12 @@ START_TEST(a_child_holds_nothing)
 	}
 	close(ends[1]);
 	ck_assert_int_eq(waitpid(parent, &status, 0), parent);
-	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	ck_assert(WIFEXITED(status));
+	if (WEXITSTATUS(status) == NO_TABLE) {
+		fprintf(stderr, "SKIP: %s: no table\n", tcase_name());
+		return;
+	}
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
 	/* The child lives as long as this case, and this waits while anybody holds the writer. */
 	ck_assert_int_eq(read(ends[0], &byte, 1), 0);
 	close(life[1]);
@@ -394,7 +401,6 @@ int main(void)
 	tcase_add_test(cases, what_is_on_its_way_is_held_until_it_is_taken_back);
 	tcase_add_test(cases, what_was_sent_is_not_taken_back);
 	tcase_add_test(cases, what_has_arrived_is_not_taken_back);
-	tcase_add_test(cases, a_child_holds_nothing);
 	tcase_add_test(cases, the_first_on_its_way_is_taken_back_first);
 	tcase_add_test(cases, what_is_no_file_is_no_end);
 	tcase_add_test(cases, a_way_that_has_ended_is_made_again);
@@ -402,6 +408,8 @@ int main(void)
 	tcase_add_test(cases, record_locks_stay);
 	suite_add_tcase(suite, cases);
 	tcase_set_timeout(holds, 30);
+	/* Without an owner: emulators start no threads in the child of a process with threads. */
+	tcase_add_test(holds, a_child_holds_nothing);
 	tcase_add_test(holds, what_a_waiter_is_to_read_is_lent);
 	suite_add_tcase(suite, holds);
 	runner = srunner_create(suite);
