@@ -561,10 +561,10 @@ TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 enum ta_own_kind {
 	TA_OWN_WAKE, /* a pipe's end that is always ready for POLL */
 	TA_OWN_SENDER, /* the socket by which files go to the workers' table */
+	TA_OWN_CUSTODY, /* the same, to the custodian's */
 	TA_OWN_LENDER, /* the end of a pair of sockets by which files go that may come back */
 	TA_OWN_RECEIVER, /* the other end, by which they do */
-	TA_OWN_KINDS,
-	TA_OWN_CUSTODY, /* the same, to the custodian's */
+	TA_OWN_KINDS, /* last */
 };
 
 TA_HIDDEN int ta_own_find(enum ta_own_kind kind);
