@@ -119,13 +119,15 @@ static void wait_until_received(struct ta_workers *workers)
 
 static bool lend(struct ta_workers *workers, struct ta_hold *hold)
 {
-	if (ta_own_find(TA_OWN_LENDER) < 0) {
-		if (!ta_is_only_thread(ta_process()) || ta_table_make_pair(&workers->table) < 0)
-			return false;
+	int result = ta_table_lend(&workers->table, &hold->number, hold->descriptor);
+
+	if (result == -ENOTCONN && ta_is_only_thread(ta_process()) &&
+	    ta_table_make_pair(&workers->table) == 0) {
 		/* What is in flight counts against a limit of the user. */
 		ask_to_receive(workers);
+		result = ta_table_lend(&workers->table, &hold->number, hold->descriptor);
 	}
-	return ta_table_lend(&workers->table, &hold->number, hold->descriptor) == 0;
+	return result == 0;
 }
 
 static int capture(struct ta_workers *workers, struct ta_hold *hold, bool lends)

@@ -110,9 +110,11 @@ static void lift_again(struct ta_limit *before)
 
 /* ---- making it ------------------------------------------------------------------------------- */
 
+#define SOCKET_TYPE (SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK)
+
 static long make_socket(void)
 {
-	return ta_syscall3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return ta_syscall3(SYS_socket, AF_UNIX, SOCKET_TYPE, 0);
 }
 
 /* The kernel takes a family alone for the wish of an address, and tells which one it has chosen. */
@@ -260,21 +262,30 @@ static bool is_without_sender(long result, int fd)
 	}
 }
 
+/* A file that is wanted in the table, by a sender or a lender. */
+static long send_counted(struct ta_table *table, int sender, _Atomic int *number, int fd)
+{
+	long result;
+
+	atomic_store(number, TA_NUMBER_COMING);
+	atomic_fetch_add(&table->files, 1);
+	result = send_file(table, sender, number, fd);
+	if (result < 0)
+		atomic_fetch_sub(&table->files, 1);
+	return result;
+}
+
 int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
 {
 	long result = has_room(table) ? find_sender(table) : -ENFILE;
 
-	atomic_store(number, TA_NUMBER_COMING);
 	if (result >= 0) {
-		atomic_fetch_add(&table->files, 1);
-		result = send_file(table, (int)result, number, fd);
+		result = send_counted(table, (int)result, number, fd);
 		if (is_without_sender(result, fd)) {
 			result = connect_sender(table);
 			if (result >= 0)
-				result = send_file(table, (int)result, number, fd);
+				result = send_counted(table, (int)result, number, fd);
 		}
-		if (result < 0)
-			atomic_fetch_sub(&table->files, 1);
 	}
 	switch (result) {
 	case -EAGAIN: /* the socket, or the backlog, is full */
@@ -303,8 +314,7 @@ int ta_table_make_pair(struct ta_table *table)
 	/* The program has closed its lender. */
 	if (left >= 0)
 		ta_syscall1(SYS_close, left);
-	result = ta_syscall4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK,
-			     0, ends);
+	result = ta_syscall4(SYS_socketpair, AF_UNIX, SOCKET_TYPE, 0, ends);
 	if (result < 0)
 		return (int)result;
 	result = send_file(table, sender, NO_PLACE, ends[1]);
@@ -322,13 +332,12 @@ int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd)
 {
 	int lender = ta_own_find(TA_OWN_LENDER);
 
-	if (lender < 0 || !has_room(table))
+	if (lender < 0)
+		return -ENOTCONN;
+	if (!has_room(table))
 		return -ENFILE;
-	atomic_store(number, TA_NUMBER_COMING);
-	atomic_fetch_add(&table->files, 1);
-	if (send_file(table, lender, number, fd) >= 0)
+	if (send_counted(table, lender, number, fd) >= 0)
 		return 0;
-	atomic_fetch_sub(&table->files, 1);
 	/* Full, or the other end is gone: the next pair will do. */
 	ta_syscall1(SYS_close, lender);
 	return -ENFILE;

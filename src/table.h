@@ -62,7 +62,10 @@ TA_HIDDEN int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
  * thread of the table is to receive it before long.
  */
 TA_HIDDEN int ta_table_make_pair(struct ta_table *table);
-/* As ta_table_send, in a way that ta_table_take_back may find it on.  -ENFILE: it is to be sent. */
+/*
+ * As ta_table_send, in a way that ta_table_take_back may find it on.  -ENOTCONN: there is no pair;
+ * -ENFILE: it is to be sent.
+ */
 TA_HIDDEN int ta_table_lend(struct ta_table *table, _Atomic int *number, int fd);
 /*
  * In the thread of the program that has lent a file: lets go of it.  False: it is in the table by

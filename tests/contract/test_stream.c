@@ -117,8 +117,8 @@ static void take(int fd, void *bytes, size_t count)
 	}
 }
 
-/* A pipe that takes nothing more. */
-static size_t fill_pipe(int writer)
+/* A pipe or socket that takes nothing more. */
+static size_t fill(int writer)
 {
 	static char zeroes[4096];
 	int flags = fcntl(writer, F_GETFL);
@@ -361,14 +361,13 @@ struct reading {
 	pid_t writer; /* not before this thread sleeps */
 };
 
-static void *take_all(void *argument)
+static void take_all(void *argument)
 {
 	const struct reading *reading = argument;
 
 	while (!task_is_blocked(reading->writer))
 		contract_pause();
 	take(reading->fd, reading->place, reading->bytes);
-	return NULL;
 }
 
 /*
@@ -384,10 +383,9 @@ static void write_without_workers(void *unused)
 	char *sent = calloc(1, BYTES), *received = malloc(BYTES);
 	struct reading reading = { stream.reader, BYTES, received, gettid() };
 	struct iocb iocb, waiting, *submitted = &iocb;
-	int ends[2], flags = fcntl(stream.writer, F_GETFL);
-	size_t filled = 0;
-	pthread_t thread;
-	ssize_t got;
+	struct worker reader;
+	size_t filled;
+	int ends[2];
 
 	(void)unused;
 	ck_assert(sent && received);
@@ -401,26 +399,23 @@ static void write_without_workers(void *unused)
 	expect_result(ctx, &iocb, 4, HERE);
 	take(stream.reader, received, 4);
 	expect_served(ctx, &stream);
-	ck_assert_int_eq(pthread_create(&thread, NULL, take_all, &reading), 0);
+	worker_start(&reader, take_all, &reading);
 	ck_assert(refuse_messages_but_to(stream.writer));
 	io_prep_pwrite(&iocb, stream.writer, sent, BYTES, 0);
 	expect_result(ctx, &iocb, BYTES, HERE);
-	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	worker_join(&reader);
 	ck_assert_mem_eq(sent, received, BYTES);
 
-	fcntl(stream.writer, F_SETFL, flags | O_NONBLOCK);
-	while ((got = write(stream.writer, sent, 4096)) > 0)
-		filled += (size_t)got;
-	fcntl(stream.writer, F_SETFL, flags);
+	filled = fill(stream.writer);
 	io_prep_pwrite(&iocb, stream.writer, sent, BYTES, 0);
 	ck_assert_int_eq(io_submit(ctx, 1, &submitted), -EAGAIN);
 	put(ends[1], "x", 1);
 	expect_event(ctx, &waiting, 1, HERE);
 	reading.bytes = filled + 4;
-	ck_assert_int_eq(pthread_create(&thread, NULL, take_all, &reading), 0);
+	worker_start(&reader, take_all, &reading);
 	io_prep_pwrite(&iocb, stream.writer, sent, 4, 0);
 	expect_result(ctx, &iocb, 4, HERE);
-	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	worker_join(&reader);
 	close_stream(&stream);
 	close_pair(ends);
 	free(sent);
@@ -447,7 +442,7 @@ struct writing {
 
 enum { MIXED_BYTES = 1 << 20, MIXED_WRITES = 100 };
 
-static void *write_again_and_again(void *argument)
+static void write_again_and_again(void *argument)
 {
 	const struct writing *writing = argument;
 	char *bytes = malloc(MIXED_BYTES);
@@ -462,7 +457,6 @@ static void *write_again_and_again(void *argument)
 	}
 	free_context(ctx);
 	free(bytes);
-	return NULL;
 }
 
 /* Two threads write to one socket, each by its own context: what is tried stands in line. */
@@ -471,13 +465,12 @@ CASE(writes_of_two_threads_are_not_mixed)
 	struct stream stream = open_stream(STREAM_SOCKET);
 	struct writing writings[2] = { { stream.writer, 'a' }, { stream.writer, 'b' } };
 	char *found = malloc(MIXED_BYTES);
-	pthread_t threads[2];
+	struct worker workers[2];
 
 	SKIP_ON_REFERENCE("the writes are the kernel's, which mixes them");
 	ck_assert_ptr_nonnull(found);
 	for (int i = 0; i < 2; i++)
-		ck_assert_int_eq(
-			pthread_create(&threads[i], NULL, write_again_and_again, &writings[i]), 0);
+		worker_start(&workers[i], write_again_and_again, &writings[i]);
 	for (int i = 0; i < 2 * MIXED_WRITES; i++) {
 		take(stream.reader, found, MIXED_BYTES);
 		/* All of its bytes are the same. */
@@ -485,7 +478,7 @@ CASE(writes_of_two_threads_are_not_mixed)
 			      i);
 	}
 	for (int i = 0; i < 2; i++)
-		ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+		worker_join(&workers[i]);
 	free(found);
 	close_stream(&stream);
 }
@@ -543,7 +536,7 @@ CASE(submit_does_not_wait_for_room)
 	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
 	ck_assert_ptr_nonnull(drained);
 	make_pipe(ends, 0);
-	filled = fill_pipe(ends[1]);
+	filled = fill(ends[1]);
 	io_prep_pwrite(&iocb, ends[1], (void *)(uintptr_t) "tail", 4, 0);
 	expect_submitted(ctx, &iocb, HERE);
 	expect_works(ctx, HERE);
@@ -991,7 +984,7 @@ CASE(a_write_that_waits_learns_that_the_reader_goes)
 	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
 	signal(SIGPIPE, SIG_IGN);
 	make_pipe(ends, 0);
-	fill_pipe(ends[1]);
+	fill(ends[1]);
 	io_prep_pwrite(&iocb, ends[1], &byte, 1, 0);
 	expect_submitted(ctx, &iocb, HERE);
 	expect_works(ctx, HERE);
@@ -1203,7 +1196,7 @@ CASE(destroy_cancels_waiting_writes)
 	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
 	ck_assert_ptr_nonnull(drained);
 	make_pipe(ends, 0);
-	filled = fill_pipe(ends[1]);
+	filled = fill(ends[1]);
 	for (int i = 0; i < 2; i++)
 		io_prep_pwrite(&iocbs[i], ends[1], &byte, 1, 0);
 	expect_all_submitted(ctx, iocbs, 2, HERE);
