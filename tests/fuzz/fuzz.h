@@ -291,6 +291,7 @@ struct request {
 	bool of_this_period;
 	bool cancelled; /* the library said so */
 	bool ended;
+	long result; /* once it has ended */
 };
 
 enum observation_kind {
@@ -361,6 +362,7 @@ unsigned intended_rw_flags(int fd, unsigned flags);
 int intended_poll_events(enum target target, int events);
 bool intended_cancel_is_clear(unsigned candidates);
 bool intended_cancellable(const struct request *request);
+bool intended_to_be_torn(const struct request *request);
 const char *intended_difference(const struct observation *reference,
 				const struct observation *library);
 

@@ -17,6 +17,13 @@
  *  cancelled	The library can cancel reads and fsyncs that it has not started: -EINPROGRESS, and
  *		the event's res is -ECANCELED; that of a POLL is 0, ready or not. What they would
  *		have read is then not compared (run.c), and others are never cancelled in flight.
+ *  torn		An O_DIRECT write of several parts whose later part is misaligned is
+ *		-EINVAL, and the kernel may have written the parts before it: twice in 200 times
+ *		on ext4. What the file holds from there on is not compared, nor what was read
+ *		(run.c).
+ *  collision	A cached write that meets an O_DIRECT write in flight leaves -EIO with the file
+ *		("Page cache invalidation failure" in the kernel's log). The next fsync gets it,
+ *		and that may be the other run's or a later program's.
  *  late		Where requests do not go to the kernel's AIO, what the file itself refuses
  *		shows only when the request is made: io_submit accepts it, and its event carries
  *		the error. Those are EINVAL (the file has no such operation) and EOPNOTSUPP (it
@@ -122,6 +129,29 @@ bool intended_cancellable(const struct request *request)
 	}
 }
 
+/* torn: may the file hold some of what was refused? */
+bool intended_to_be_torn(const struct request *request)
+{
+	return request->ended && request->iocb.aio_lio_opcode == IO_CMD_PWRITEV &&
+	       request->iocb.u.c.nbytes > 1 && world.descriptors[request->target].direct &&
+	       request->result == -EINVAL;
+}
+
+/* collision: both runs ask the file for its error, and the error is given once. */
+static bool is_intended_fsync(const struct observation *reference,
+			      const struct observation *library)
+{
+	const struct request *request = &library->request;
+	long one = (long)reference->event.res, other = (long)library->event.res;
+
+	return (request->iocb.aio_lio_opcode == IO_CMD_FSYNC ||
+		request->iocb.aio_lio_opcode == IO_CMD_FDSYNC) &&
+	       world.descriptors[request->target].inode == INODE_DISK &&
+	       ((one == -EIO && other == 0) || (one == 0 && other == -EIO)) &&
+	       reference->event.data == library->event.data &&
+	       reference->event.obj == library->event.obj;
+}
+
 static bool is_intended_cancel(const struct observation *reference,
 			       const struct observation *library)
 {
@@ -164,5 +194,7 @@ const char *intended_difference(const struct observation *reference,
 		return "cancel";
 	if (reference->kind == SAW_EVENT && is_intended_event(reference, library))
 		return library->request.cancelled ? "cancelled" : "mask";
+	if (reference->kind == SAW_EVENT && is_intended_fsync(reference, library))
+		return "collision";
 	return NULL;
 }
