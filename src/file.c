@@ -163,6 +163,14 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	return 0;
 }
 
+bool ta_file_is_still(int fd, const struct ta_file_identity *identity)
+{
+	struct ta_file_identity found;
+
+	return ta_file_identify(fd, &found) == 0 && found.device == identity->device &&
+	       found.inode == identity->inode;
+}
+
 /* The major number of file systems that are on no disk of their own. */
 #define NO_DISK 0
 
@@ -543,17 +551,17 @@ void ta_file_tell_eventfd(int fd, struct ta_file_identity *identity)
 }
 
 /*
- * What of these events (and POLLERR, POLLHUP) is there now, or comes, if the caller waits for it;
- * or -EBADF.  A signal tells nothing of the file.
+ * What of these events (and POLLERR, POLLHUP) is there, or comes within so many milliseconds; or
+ * -EBADF.  A signal tells nothing of the file.
  */
-int ta_file_poll(int fd, uint16_t events, bool waits)
+int ta_file_poll(int fd, uint16_t events, int wait_ms)
 {
 	struct pollfd entry = { .fd = fd, .events = (short)events };
-	struct timespec zero = { 0, 0 };
+	struct timespec timeout = ta_timespec(wait_ms * 1000000LL);
 	long result;
 
 	do
-		result = ta_syscall5(SYS_ppoll, &entry, 1, waits ? NULL : &zero, NULL, 8);
+		result = ta_syscall5(SYS_ppoll, &entry, 1, &timeout, NULL, 8);
 	while (result == -EINTR);
 	if (result <= 0)
 		return (int)result;
@@ -592,7 +600,7 @@ bool ta_file_polls_once(int fd, uint32_t mode, long file_flags)
 	case S_IFIFO:
 		return (file_flags & O_ACCMODE) != O_RDWR;
 	case S_IFCHR:
-		return !is_terminal(fd) && (ta_file_poll(fd, POLLIN | POLLOUT, false) &
+		return !is_terminal(fd) && (ta_file_poll(fd, POLLIN | POLLOUT, 0) &
 					    (POLLIN | POLLOUT)) != (POLLIN | POLLOUT);
 	default:
 		return true;

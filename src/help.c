@@ -111,20 +111,25 @@ static void put_back(struct ta_process *process, struct ta_operation *operation)
 
 static bool is_the_captured_file(int number, const struct ta_hold *hold)
 {
-	struct ta_file_identity identity;
-
 	return ta_syscall2(SYS_fcntl, number, F_GETFL) == hold->file_flags &&
-	       ta_file_identify(number, &identity) == 0 &&
-	       identity.device == hold->identity.device && identity.inode == hold->identity.inode;
+	       ta_file_is_still(number, &hold->identity);
 }
 
-/* A worker's write raises no SIGXFSZ: this thread's, which is blocked, is taken away. */
-static void take_signal(void)
+/*
+ * A worker's write raises no SIGXFSZ: this thread's, which is blocked, is taken away, but not one
+ * that has come from elsewhere before.
+ */
+static long transfer(struct ta_operation *operation, int number)
 {
-	const struct timespec zero = { 0, 0 };
 	struct ta_signals signals = { { TA_SIGNAL_BIT(SIGXFSZ) } };
+	bool is_pending =
+		ta_transfer_is_write(operation) && ta_signals_pending().words[0] & signals.words[0];
+	const struct timespec zero = { 0, 0 };
+	long result = ta_transfer(operation, number, false);
 
-	ta_syscall4(SYS_rt_sigtimedwait, &signals, NULL, &zero, TA_SIGNAL_SET_BYTES);
+	if (result == -EFBIG && !is_pending)
+		ta_syscall4(SYS_rt_sigtimedwait, &signals, NULL, &zero, TA_SIGNAL_SET_BYTES);
+	return result;
 }
 
 static bool carry_out(struct ta_process *process, struct ta_operation *operation)
@@ -143,9 +148,7 @@ static bool carry_out(struct ta_process *process, struct ta_operation *operation
 	is_back = ta_hold_take_back(hold);
 	if (!is_back)
 		ta_hold_release(hold);
-	result = ta_transfer(operation, number, false);
-	if (result == -EFBIG)
-		take_signal();
+	result = transfer(operation, number);
 	if (!is_back)
 		ta_workers_wait_closed(process->workers);
 	ta_operation_ended(operation, result);

@@ -524,10 +524,14 @@ static inline _Atomic uintptr_t *ta_page_entry(struct ta_process *process, uintp
 	return &process->known_pages[(page ^ page >> 10) % TA_KNOWN_PAGES];
 }
 
+#define TA_PAGE_WRITABLE 1
+#define TA_PAGE_ANSWERED 2 /* when it was asked */
+#define TA_PAGE_USED 4 /* by a stream: a buffer, which may be gone by now */
+
 /* Never zero, which is an empty entry. */
 static inline uintptr_t ta_page_value(uintptr_t page, bool write)
 {
-	return page << 2 | 2 | (write ? 1 : 0);
+	return page << 3 | TA_PAGE_ANSWERED | (write ? TA_PAGE_WRITABLE : 0);
 }
 
 /* Can all of it be read, or written if write is set?  Fast path: one page that is writable. */
@@ -549,9 +553,9 @@ static inline bool ta_memory_probe(const void *address, size_t bytes, bool write
 #endif
 }
 TA_HIDDEN bool ta_memory_ask(const void *address);
-/* Has anything been read, or written, in the page before? */
-TA_HIDDEN bool ta_memory_is_known(const void *address, bool write);
-TA_HIDDEN void ta_memory_remember(const void *address, bool write);
+/* Has anything been read, or written, in the page before?  It may be gone by now. */
+TA_HIDDEN bool ta_memory_was_used(const void *address, bool write);
+TA_HIDDEN void ta_memory_remember_use(const void *address, bool write);
 TA_HIDDEN bool ta_copy_in(void *to, const void *from, size_t bytes);
 
 /*
@@ -898,6 +902,7 @@ static inline long ta_file_transfer(bool is_write, int fd, const struct iovec *v
 
 TA_HIDDEN int ta_file_reopen_buffered(int fd, long file_flags);
 TA_HIDDEN int ta_file_identify(int fd, struct ta_file_identity *identity);
+TA_HIDDEN bool ta_file_is_still(int fd, const struct ta_file_identity *identity);
 TA_HIDDEN enum ta_file_class ta_file_classify(int fd, bool *is_direct);
 TA_HIDDEN enum ta_file_class ta_file_settle(int fd, bool says_would_block);
 TA_HIDDEN bool ta_file_may_have_changed(int fd, bool is_read, bool was_direct);
@@ -917,7 +922,7 @@ TA_HIDDEN int ta_file_check_flags(int fd, long file_flags, const struct ta_file_
 #define TA_MODE_EVENTFD UINT32_MAX
 TA_HIDDEN int ta_file_is_eventfd(int fd);
 TA_HIDDEN void ta_file_tell_eventfd(int fd, struct ta_file_identity *identity);
-TA_HIDDEN int ta_file_poll(int fd, uint16_t events, bool waits);
+TA_HIDDEN int ta_file_poll(int fd, uint16_t events, int wait_ms);
 TA_HIDDEN bool ta_file_polls_once(int fd, uint32_t mode, long file_flags);
 
 /*
@@ -939,7 +944,7 @@ TA_HIDDEN int ta_eventfd_capture(struct ta_operation *operation, int fd);
 
 TA_HIDDEN struct ta_operation *ta_operation_alloc(void);
 TA_HIDDEN void ta_operation_free(struct ta_operation *operation);
-TA_HIDDEN void ta_operation_start(struct ta_operation *operation);
+TA_HIDDEN void ta_operation_start(struct ta_operation *operation, const struct ta_signals *open);
 TA_HIDDEN void ta_operation_enroll(struct ta_operation *operation, uint8_t state);
 TA_HIDDEN void ta_operation_submit(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_ended(struct ta_operation *operation, long result);

@@ -16,6 +16,9 @@
 #include <poll.h>
 #include <string.h>
 
+/* A wait in the caller, with signals blocked, looks for them so often. */
+#define SIGNAL_LOOK_MS 10
+
 /* ---- pool ------------------------------------------------------------------------------------ */
 
 struct ta_operation *ta_operation_alloc(void)
@@ -150,22 +153,40 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	ta_work_finish(&work);
 }
 
-/* In its io_submit: as kernel AIO would, waiting if need be. */
-static long carry_out(struct ta_operation *operation)
+/* Does a signal wait for the end of io_submit? */
+static bool is_interrupted(const struct ta_signals *open)
+{
+	struct ta_signals pending = ta_signals_pending();
+	bool is_any = false;
+	size_t i;
+
+	for (i = 0; i < sizeof(pending.words) / sizeof(pending.words[0]); i++)
+		is_any |= (pending.words[i] & ~open->words[i]) != 0;
+	return is_any;
+}
+
+/*
+ * In its io_submit: as kernel AIO would, waiting if need be, until there is a signal.  Its handler
+ * comes later: it may not come back.
+ */
+static long carry_out(struct ta_operation *operation, const struct ta_signals *open)
 {
 	int fd = operation->slot->iocb.aio_fildes;
 	long result;
 
 	if (!ta_is_stream(operation))
 		return ta_transfer(operation, fd, false);
-	while ((result = ta_stream_advance(operation, fd)) == -EAGAIN && !operation->nonblocking)
+	while ((result = ta_stream_advance(operation, fd)) == -EAGAIN && !operation->nonblocking) {
+		if (is_interrupted(open))
+			return -EINTR;
 		/* Where the program may have no descriptor at all, poll(2) tells nothing. */
-		if (ta_file_poll(fd, ta_stream_events(operation), true) < 0)
+		if (ta_file_poll(fd, ta_stream_events(operation), SIGNAL_LOOK_MS) < 0)
 			return ta_transfer_rest(operation, fd, 0);
+	}
 	return result;
 }
 
-void ta_operation_start(struct ta_operation *operation)
+void ta_operation_start(struct ta_operation *operation, const struct ta_signals *open)
 {
 	long result;
 
@@ -175,7 +196,7 @@ void ta_operation_start(struct ta_operation *operation)
 	}
 	result = operation->ready_result;
 	if (operation->state == TA_OPERATION_CALLERS)
-		result = carry_out(operation);
+		result = carry_out(operation, open);
 	ta_operation_enroll(operation, TA_OPERATION_ENDED);
 	ta_operation_ended(operation, result);
 }

@@ -110,7 +110,7 @@ static uint32_t unpark_ready(struct ta_workers *workers, struct ta_hold *file, u
 	int number = atomic_load(&file->number), there;
 
 	ta_unlock(&process->offload_lock);
-	there = ta_file_poll(number, events, false);
+	there = ta_file_poll(number, events, 0);
 	ta_lock(&process->offload_lock);
 	/* The file may have been given back meanwhile, and its place taken by another. */
 	if (file->generation != generation)

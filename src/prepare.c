@@ -36,7 +36,7 @@ void ta_eventfd_signal(int fd)
 {
 	const uint64_t one = 1;
 
-	if (ta_file_poll(fd, POLLOUT, false) != 0)
+	if (ta_file_poll(fd, POLLOUT, 0) != 0)
 		ta_syscall3(SYS_write, fd, &one, sizeof(one));
 }
 
@@ -312,7 +312,7 @@ static bool is_alone(const struct ta_operation *operation)
 
 /*
  * The file or the eventfd cannot be captured.  What might hold the caller for ever is refused while
- * there is something in flight whose end can be waited for; what has begun goes on, as libaio's.
+ * there is something in flight whose end can be waited for.
  */
 static int choose_without_capture(struct ta_operation *operation, int fd,
 				  const struct ta_file_identity *identity)
@@ -321,37 +321,60 @@ static int choose_without_capture(struct ta_operation *operation, int fd,
 
 	ta_hold_release(operation->hold);
 	operation->hold = NULL;
-	if (operation->transferred > 0)
-		return WAY_CALLER;
 	ta_line_leave(operation);
 	if (!ta_line_is_free(operation, identity))
 		return -EAGAIN;
-	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), false) <= 0 &&
+	if (may_wait && ta_file_poll(fd, ta_stream_events(operation), 0) <= 0 &&
 	    !is_alone(operation))
 		return -EAGAIN;
-	return operation->context->mode == TA_CONTEXT_OFFLOADED ? WAY_CALLER : WAY_KERNEL;
+	/* Signals are blocked: the kernel would wait whatever comes. */
+	return may_wait || operation->context->mode == TA_CONTEXT_OFFLOADED ? WAY_CALLER
+									    : WAY_KERNEL;
+}
+
+/*
+ * No worker can go on with it, or its number is another file's by now: the caller is told how far
+ * it has come, as by a full disk.
+ */
+static int end_in_part(struct ta_operation *operation)
+{
+	ta_hold_release(operation->hold);
+	operation->hold = NULL;
+	operation->ready_result = 0;
+	operation->state = TA_OPERATION_ENDED;
+	return WAY_CALLER;
+}
+
+/*
+ * From the first byte on the program may close the number and reuse it.  So a write that waits must
+ * be done by one call: of so much a pipe and a socket take all or nothing, but for one of TCP whose
+ * room ends there.  A pipe is read and written at the place where it is, and so would a file be
+ * that gets its number in between: only the only thread of the program can rule that out.  A socket
+ * has calls of its own.
+ */
+static bool may_be_tried(const struct ta_operation *operation)
+{
+	bool waits = ta_transfer_is_write(operation) && !operation->nonblocking;
+
+	/* The first request starts the workers: a later fsync may be unable to do so. */
+	return ta_is_stream(operation) && ta_service_is_there(TA_SERVICE_WORK) &&
+	       ta_stream_memory_was_used(operation) &&
+	       !(waits && ta_transfer_left(operation) > PIPE_BUF) &&
+	       (operation->target == TA_TARGET_SOCKET || ta_is_only_thread(ta_process()));
 }
 
 /*
  * A stream that has something to give, or room to take, and nobody before it; it is in its line
- * meanwhile, and stays there.  A pipe is read and written at the place where it is, and so would a
- * file be that gets its number in between: only the only thread of the program can rule that out.
- * A socket has calls of its own.
+ * meanwhile, and stays there.
  */
 static bool ends_at_once(struct ta_operation *operation, int fd,
 			 const struct ta_file_identity *identity)
 {
 	long result;
 
-	/* The first request starts the workers: a later fsync may be unable to do so. */
-	if (!ta_is_stream(operation) || !ta_service_is_there(TA_SERVICE_WORK) ||
-	    !ta_stream_memory_is_known(operation))
+	if (!may_be_tried(operation) || !ta_line_begin(operation, identity))
 		return false;
-	if (operation->target != TA_TARGET_SOCKET && !ta_is_only_thread(ta_process()))
-		return false;
-	if (!ta_line_begin(operation, identity))
-		return false;
-	result = ta_stream_advance_in_caller(operation, fd);
+	result = ta_stream_try(operation, fd);
 	if (result == -EAGAIN || result == -EOPNOTSUPP)
 		return false;
 	operation->ready_result = result;
@@ -384,7 +407,9 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 	if (ends_at_once(operation, fd, identity))
 		return WAY_CALLER;
 	result = capture(operation, fd, identity, file_flags);
-	if (result == -ENFILE || (result < 0 && operation->transferred > 0))
+	if (operation->transferred > 0 && (result < 0 || !ta_file_is_still(fd, identity)))
+		return end_in_part(operation);
+	if (result == -ENFILE)
 		return choose_without_capture(operation, fd, identity);
 	return result < 0 ? result : WAY_WORKERS;
 }
@@ -403,7 +428,7 @@ static int choose_for_poll(struct ta_operation *operation, const struct iocb *io
 	    iocb->aio_rw_flags)
 		return -EINVAL;
 	operation->poll_events = (uint16_t)events;
-	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events, false);
+	operation->ready_result = ta_file_poll(iocb->aio_fildes, operation->poll_events, 0);
 	if (operation->ready_result > 0) {
 		operation->state = TA_OPERATION_ENDED;
 		return WAY_CALLER;

@@ -362,7 +362,7 @@ static int carry_out(struct ta_batch *batch, struct ta_slot *slot, long done)
 		ta_transfer_skip(operation, (size_t)done);
 		operation->transferred = (size_t)done;
 	}
-	ta_operation_start(operation);
+	ta_operation_start(operation, &batch->signals);
 	return accept(batch, false);
 }
 

@@ -65,7 +65,7 @@ static long transfer_when_ready(struct ta_operation *operation, int fd)
 	/* Nothing is read from an empty stream, too. */
 	if (operation->nonblocking || (!writes && ta_transfer_left(operation) == 0))
 		return ta_transfer_rest(operation, fd, 0);
-	if (ta_file_poll(fd, ta_stream_events(operation), false) == 0)
+	if (ta_file_poll(fd, ta_stream_events(operation), 0) == 0)
 		return -EAGAIN;
 	if (!writes)
 		return ta_transfer_rest(operation, fd, 0);
@@ -95,12 +95,12 @@ static long transfer_in_caller(struct ta_operation *operation, int fd)
 	return ta_transfer_rest(operation, fd, operation->flags | RWF_NOWAIT | no_signal);
 }
 
-bool ta_stream_memory_is_known(const struct ta_operation *operation)
+bool ta_stream_memory_was_used(const struct ta_operation *operation)
 {
 	const struct iovec *next = operation->vector + operation->vector_skipped;
 
 	return next->iov_len > 0 &&
-	       ta_memory_is_known(next->iov_base, !ta_transfer_is_write(operation));
+	       ta_memory_was_used(next->iov_base, !ta_transfer_is_write(operation));
 }
 
 /* Of what was used just now the first page is enough: others are likely to be like it. */
@@ -109,35 +109,36 @@ static void remember_memory(const struct ta_operation *operation)
 	const struct iovec *next = operation->vector + operation->vector_skipped;
 
 	if (next->iov_len > 0)
-		ta_memory_remember(next->iov_base, !ta_transfer_is_write(operation));
+		ta_memory_remember_use(next->iov_base, !ta_transfer_is_write(operation));
 }
 
-/* A write to a stream that waits goes on until all is written. */
-static long advance(struct ta_operation *operation, int fd,
-		    long (*transfer)(struct ta_operation *operation, int fd))
+/* True: it is a write to a stream that waits, and goes on until all is written. */
+static bool goes_on(struct ta_operation *operation, long result)
 {
-	bool goes_on = ta_transfer_is_write(operation) && !operation->nonblocking;
-	long result;
-
-	for (;;) {
-		result = transfer(operation, fd);
-		if (result > 0)
-			remember_memory(operation);
-		if (result <= 0 || !goes_on)
-			return result;
-		ta_transfer_skip(operation, (size_t)result);
-		if (ta_transfer_left(operation) == 0)
-			return result;
-		operation->transferred += (size_t)result;
-	}
+	if (result > 0)
+		remember_memory(operation);
+	if (result <= 0 || !ta_transfer_is_write(operation) || operation->nonblocking)
+		return false;
+	ta_transfer_skip(operation, (size_t)result);
+	if (ta_transfer_left(operation) == 0)
+		return false;
+	operation->transferred += (size_t)result;
+	return true;
 }
 
 long ta_stream_advance(struct ta_operation *operation, int fd)
 {
-	return advance(operation, fd, transfer_once);
+	long result;
+
+	do
+		result = transfer_once(operation, fd);
+	while (goes_on(operation, result));
+	return result;
 }
 
-long ta_stream_advance_in_caller(struct ta_operation *operation, int fd)
+long ta_stream_try(struct ta_operation *operation, int fd)
 {
-	return advance(operation, fd, transfer_in_caller);
+	long result = transfer_in_caller(operation, fd);
+
+	return goes_on(operation, result) ? -EAGAIN : result;
 }

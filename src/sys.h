@@ -230,6 +230,15 @@ static inline bool ta_signals_are_blocked(void)
 	return ((blocked.words[0] | open) & INT32_MAX) == INT32_MAX;
 }
 
+/* Those that have come and are blocked. */
+static inline struct ta_signals ta_signals_pending(void)
+{
+	struct ta_signals pending = { { 0 } };
+
+	ta_syscall2(SYS_rt_sigpending, &pending, TA_SIGNAL_SET_BYTES);
+	return pending;
+}
+
 /*
  * Sleeps while *word is expected.  deadline_ns is a CLOCK_MONOTONIC time, TA_NO_DEADLINE for none.
  * Returns 0 (woken, or the word had changed), -ETIMEDOUT or -EINTR.

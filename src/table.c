@@ -306,7 +306,8 @@ int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
 
 int ta_table_make_pair(struct ta_table *table)
 {
-	int sender = find_sender(table), left = ta_own_find(TA_OWN_RECEIVER), ends[2];
+	int sender = has_room(table) ? find_sender(table) : -ENFILE;
+	int left = ta_own_find(TA_OWN_RECEIVER), ends[2];
 	long result;
 
 	if (sender < 0)
@@ -433,7 +434,7 @@ static int receive_nothing(const struct ta_receiver *receiver)
 	char unused_byte;
 
 	ta_syscall3(SYS_read, receiver->fd, &unused_byte, 1);
-	return ta_file_poll(receiver->fd, POLLRDHUP, false) == 0;
+	return ta_file_poll(receiver->fd, POLLRDHUP, 0) == 0;
 }
 
 /*

@@ -36,29 +36,30 @@ static bool page_answers(uintptr_t page, bool write)
 	return ta_syscall4(SYS_rt_sigprocmask, -1, address, NULL, 8) != -EFAULT;
 }
 
-/* What is writable is readable. */
-static bool is_known(uintptr_t page, bool write)
+static uintptr_t entry_of(uintptr_t page)
 {
 	/* relaxed: the word is the whole message. */
-	uintptr_t known =
-		atomic_load_explicit(ta_page_entry(ta_process(), page), memory_order_relaxed);
-
-	return known == ta_page_value(page, true) ||
-	       (!write && known == ta_page_value(page, false));
+	return atomic_load_explicit(ta_page_entry(ta_process(), page), memory_order_relaxed);
 }
 
-static void remember(uintptr_t page, bool write)
+/* What is writable is readable. */
+static bool tells(uintptr_t entry, uintptr_t page, bool write)
+{
+	return (entry | TA_PAGE_WRITABLE) == ta_page_value(page, true) &&
+	       (!write || entry & TA_PAGE_WRITABLE);
+}
+
+static void remember(uintptr_t page, uintptr_t value)
 {
 	/* relaxed: as above. */
-	atomic_store_explicit(ta_page_entry(ta_process(), page), ta_page_value(page, write),
-			      memory_order_relaxed);
+	atomic_store_explicit(ta_page_entry(ta_process(), page), value, memory_order_relaxed);
 }
 
 static TA_COLD bool ask(uintptr_t page, bool write)
 {
 	if (!page_answers(page, write))
 		return false;
-	remember(page, write);
+	remember(page, ta_page_value(page, write));
 	return true;
 }
 
@@ -72,21 +73,25 @@ bool ta_memory_probe_slow(const void *address, size_t bytes, bool write)
 	if ((uintptr_t)address + bytes - 1 < (uintptr_t)address)
 		return false;
 	for (last = ((uintptr_t)address + bytes - 1) >> TA_PAGE_SHIFT; page <= last; page++) {
-		if (!ta_likely(is_known(page, write)) && !ask(page, write))
+		if (!ta_likely(tells(entry_of(page), page, write)) && !ask(page, write))
 			return false;
 	}
 	return true;
 }
 
-bool ta_memory_is_known(const void *address, bool write)
+bool ta_memory_was_used(const void *address, bool write)
 {
-	return is_known((uintptr_t)address >> TA_PAGE_SHIFT, write);
+	uintptr_t page = (uintptr_t)address >> TA_PAGE_SHIFT;
+
+	return tells(entry_of(page) & ~(uintptr_t)TA_PAGE_USED, page, write);
 }
 
-void ta_memory_remember(const void *address, bool write)
+void ta_memory_remember_use(const void *address, bool write)
 {
-	if (!ta_memory_is_known(address, write))
-		remember((uintptr_t)address >> TA_PAGE_SHIFT, write);
+	uintptr_t page = (uintptr_t)address >> TA_PAGE_SHIFT;
+
+	if (!ta_memory_was_used(address, write))
+		remember(page, ta_page_value(page, write) | TA_PAGE_USED);
 }
 
 /* Can it be written now, whatever is remembered of its page? */

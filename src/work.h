@@ -224,8 +224,8 @@ TA_HIDDEN uint16_t ta_stream_events(const struct ta_operation *operation);
 /* Moves what can be moved without waiting.  The result; -EAGAIN if it would wait. */
 TA_HIDDEN long ta_stream_advance(struct ta_operation *operation, int fd);
 /* Was its memory used before, so that its page will not have to be fetched from somewhere? */
-TA_HIDDEN bool ta_stream_memory_is_known(const struct ta_operation *operation);
-/* What ta_stream_advance does, inside io_submit; -EOPNOTSUPP as well, if only a worker can. */
-TA_HIDDEN long ta_stream_advance_in_caller(struct ta_operation *operation, int fd);
+TA_HIDDEN bool ta_stream_memory_was_used(const struct ta_operation *operation);
+/* The same by one call, inside io_submit; -EOPNOTSUPP as well, if only a worker can. */
+TA_HIDDEN long ta_stream_try(struct ta_operation *operation, int fd);
 
 #endif

@@ -249,16 +249,15 @@ static void tidy_up(struct ta_workers *workers)
 static int64_t start_worker(struct ta_workers *workers)
 {
 	struct ta_process *process = ta_process();
-	int64_t look_again_ns = ta_now_ns() + GROWTH_NS;
+	int64_t now_ns = ta_now_ns();
 
-	if (ta_thread_start("trueaio-worker", STACK_BYTES, worker, workers) == 0)
-		return look_again_ns;
-	ta_lock(&process->offload_lock);
-	workers->workers--;
-	workers->looks_again = false;
-	look_again_ns = workers->paused_until_ns = ta_now_ns() + PAUSE_NS;
-	ta_unlock(&process->offload_lock);
-	return look_again_ns;
+	if (ta_thread_start("trueaio-worker", STACK_BYTES, worker, workers) < 0) {
+		ta_lock(&process->offload_lock);
+		workers->workers--;
+		workers->paused_until_ns = now_ns + PAUSE_NS;
+		ta_unlock(&process->offload_lock);
+	}
+	return now_ns + GROWTH_NS;
 }
 
 struct progress {

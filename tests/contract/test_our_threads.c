@@ -1302,6 +1302,33 @@ CASE(a_write_that_has_to_reach_the_disk_raises_no_signal)
 	close(file);
 }
 
+/* One that has come from elsewhere is the program's. */
+CASE(a_write_takes_no_signal_of_the_program_s_away)
+{
+	static char data[4096];
+	struct iovec vector = { data, sizeof(data) };
+	struct rlimit limit = { 64 << 20, 64 << 20 };
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(0);
+	sigset_t signals;
+	struct iocb iocb;
+
+	NEEDS_FLAGS();
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGXFSZ);
+	ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, &signals, NULL), 0);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	for (int i = 0; i < ROUNDS; i++) {
+		raise(SIGXFSZ);
+		io_prep_pwritev2(&iocb, file, &vector, 1, (long long)limit.rlim_max, RWF_DSYNC);
+		expect_result(ctx, &iocb, -EFBIG, HERE);
+		ck_assert_int_eq(sigtimedwait(&signals, NULL, &(struct timespec){ 0 }), SIGXFSZ);
+	}
+	ck_assert_int_eq(pthread_sigmask(SIG_UNBLOCK, &signals, NULL), 0);
+	free_context(ctx);
+	close(file);
+}
+
 /* A thread that has always waited need not do so for ever. */
 CASE(what_is_left_to_a_waiter_who_does_not_come_is_given_to_a_worker)
 {

@@ -361,6 +361,8 @@ struct reading {
 	pid_t writer; /* not before this thread sleeps */
 };
 
+static pid_t interrupted_task;
+
 static void take_all(void *argument)
 {
 	const struct reading *reading = argument;
@@ -370,10 +372,40 @@ static void take_all(void *argument)
 	take(reading->fd, reading->place, reading->bytes);
 }
 
+static void interrupt(void *argument)
+{
+	const pthread_t *writer = argument;
+
+	while (!task_is_blocked(interrupted_task))
+		contract_pause();
+	pthread_kill(*writer, SIGUSR1);
+}
+
+/* Nobody reads: only a signal ends it. */
+static void interrupt_write(io_context_t ctx, int fd, char *bytes, size_t count)
+{
+	pthread_t self = pthread_self();
+	struct io_event event;
+	struct worker worker;
+	struct iocb iocb;
+
+	interrupted_task = gettid();
+	catch_signal(SIGUSR1, SA_RESTART);
+	worker_start(&worker, interrupt, &self);
+	io_prep_pwrite(&iocb, fd, bytes, count, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	worker_join(&worker);
+	ck_assert_int_eq(atomic_load(&contract_signal_count), 1);
+	ck_assert_int_eq(io_getevents(ctx, 1, 1, &event, NULL), 1);
+	ck_assert_int_gt((long)event.res, 0);
+	ck_assert_int_lt((long)event.res, (long)count);
+	restore_signal(SIGUSR1);
+}
+
 /*
- * The workers are there, but no file can be given to them any more.  What has begun goes on inside
- * io_submit, as libaio's; what has not is refused while there is something to wait for, and waits
- * there when there is nothing.
+ * The workers are there, but no file can be given to them any more.  A write is refused while there
+ * is something to wait for, unless there is room; else it goes on inside io_submit, as libaio's,
+ * until all is written or a signal comes.
  */
 static void write_without_workers(void *unused)
 {
@@ -416,6 +448,8 @@ static void write_without_workers(void *unused)
 	io_prep_pwrite(&iocb, stream.writer, sent, 4, 0);
 	expect_result(ctx, &iocb, 4, HERE);
 	worker_join(&reader);
+
+	interrupt_write(ctx, stream.writer, sent, BYTES);
 	close_stream(&stream);
 	close_pair(ends);
 	free(sent);
@@ -433,6 +467,82 @@ CASE(a_write_that_no_worker_can_finish_is_written_whole)
 	/* The filter ends with its thread. */
 	worker_start(&writer, write_without_workers, NULL);
 	worker_join(&writer);
+}
+
+struct reuse {
+	int number, reader, other;
+	size_t left; /* of what is in flight */
+};
+
+/* From the first byte on the request has its file: the number may be given to another. */
+static void reuse_at_first_byte(void *argument)
+{
+	struct reuse *reuse = argument;
+	char *bytes = malloc(reuse->left);
+
+	ck_assert_ptr_nonnull(bytes);
+	while (recv(reuse->reader, bytes, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
+		contract_pause();
+	ck_assert_int_eq(dup2(reuse->other, reuse->number), reuse->number);
+	take(reuse->reader, bytes, reuse->left);
+	free(bytes);
+}
+
+CASE(a_write_goes_to_its_socket_whatever_its_number_becomes)
+{
+	enum { BYTES = 400000, ROUNDS = 1500 };
+	io_context_t ctx = new_context(8);
+	struct stream stream = open_stream(STREAM_SOCKET), other = open_stream(STREAM_SOCKET);
+	int kept = fcntl(stream.writer, F_DUPFD_CLOEXEC, 0);
+	char *bytes = calloc(1, BYTES);
+
+	ck_assert_ptr_nonnull(bytes);
+	/* The workers are there, and the memory is used. */
+	if (!on_reference())
+		expect_served(ctx, &stream);
+	for (int i = 0; i < ROUNDS; i++) {
+		struct reuse reuse = { stream.writer, stream.reader, other.writer, BYTES };
+		struct worker worker;
+		struct iocb iocb;
+		char byte;
+
+		worker_start(&worker, reuse_at_first_byte, &reuse);
+		io_prep_pwrite(&iocb, stream.writer, bytes, BYTES, 0);
+		expect_result(ctx, &iocb, BYTES, HERE);
+		worker_join(&worker);
+		ck_assert_msg(recv(other.reader, &byte, 1, MSG_DONTWAIT) < 0, "round %d", i);
+		ck_assert_int_eq(dup2(kept, stream.writer), stream.writer);
+	}
+	free(bytes);
+	close(kept);
+	close_stream(&stream);
+	close_stream(&other);
+	free_context(ctx);
+}
+
+/* What is known of a buffer, which may be gone, says nothing of an array or an iocb. */
+CASE(memory_that_was_a_buffer_is_efault_when_it_is_gone)
+{
+	enum { BYTES = 4096 };
+	io_context_t ctx = new_context(8);
+	struct stream stream = open_stream(STREAM_SOCKET);
+	char *page = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iocb iocb, *gone = (struct iocb *)(void *)page;
+
+	for (int i = 0; i < 10; i++) {
+		put(stream.writer, "hello", 5);
+		io_prep_pread(&iocb, stream.reader, page, 5, 0);
+		expect_result(ctx, &iocb, 5, HERE);
+	}
+	munmap(page, BYTES);
+	put(stream.writer, "hello", 5);
+	io_prep_pread(&iocb, stream.reader, &iocb.u.c.offset, 1, 0);
+	expect_submitted(ctx, &iocb, HERE);
+	ck_assert_int_eq(io_getevents(ctx, 1, 1, (struct io_event *)(void *)page, NULL), -EFAULT);
+	ck_assert_int_eq(io_submit(ctx, 1, &gone), -EFAULT);
+	expect_event(ctx, &iocb, 1, HERE);
+	close_stream(&stream);
+	free_context_without_events(ctx, HERE);
 }
 
 struct writing {
