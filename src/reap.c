@@ -177,6 +177,21 @@ static uint32_t events_to_sleep_for(const struct ta_context *context, uint32_t w
 }
 
 /*
+ * The kernel has events, and the ring shows none, nor has anybody taken any: the program has put
+ * something else in its place.  The lock is held, and let go meanwhile.
+ */
+static TA_COLD int sleep_beside(struct ta_context *context, int64_t deadline_ns, const void *mask)
+{
+	struct timespec timeout = ta_timespec(PAUSE_MAX_NS);
+	long result;
+
+	ta_unlock(&context->lock);
+	result = ta_syscall5(SYS_ppoll, NULL, 0, &timeout, mask, TA_SIGNAL_SET_BYTES);
+	ta_lock(&context->lock);
+	return result == 0 && ta_now_ns() >= deadline_ns ? -ETIMEDOUT : (int)result;
+}
+
+/*
  * Sleeps until the ring is not empty, or has what is wanted; or a little while where that may not
  * tell.  0, -ETIMEDOUT, -EINTR, or -EINVAL if the context is gone.  The lock is held, and let go
  * meanwhile.  Afterwards the context may be another's, which its generation tells.
@@ -186,7 +201,7 @@ int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadli
 {
 	int64_t limit_ns = ta_kaio_can_post() ? ta_sleep_limit_ns(context) : SHORT_SLEEP_NS;
 	uint32_t generation = context->generation, seen = context->arrivals;
-	uint32_t events = events_to_sleep_for(context, want);
+	uint32_t events = events_to_sleep_for(context, want), head = ta_ring_head(context->ring);
 	unsigned long kernel_handle = context->kernel_handle;
 	int64_t until_ns = deadline_ns;
 	bool is_short;
@@ -206,6 +221,9 @@ int ta_sleep_in_kernel(struct ta_context *context, uint32_t want, int64_t deadli
 	ta_unlock(&context->lock);
 	result = ta_kaio_wait(kernel_handle, events, until_ns, mask);
 	ta_lock(&context->lock);
+	if (result == 0 && context->generation == generation && ta_events_in_ring(context) == 0 &&
+	    ta_ring_head(context->ring) == head)
+		result = sleep_beside(context, until_ns, mask);
 	if (context->generation != generation)
 		return -EINVAL;
 	context->sleepers--;
@@ -471,7 +489,7 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 	}
 	taken = take_at_first(context, wait);
 	if (taken >= 0 && taken < wait->min_nr && wait->timeout_ns != 0)
-		return wait_for_events(process, handle, wait, taken);
+		taken = wait_for_events(process, handle, wait, taken);
 	if (ta_unlikely(wait->mask != NULL) && poll_signals(wait->mask) == -EINTR && taken == 0)
 		return -EINTR;
 	return (int)taken;

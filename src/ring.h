@@ -73,6 +73,12 @@ static inline struct ta_ring_reader ta_ring_open(struct ta_ring *ring, uint32_t 
 	return reader;
 }
 
+static inline uint32_t ta_ring_head(const struct ta_ring *ring)
+{
+	/* relaxed: as above. */
+	return atomic_load_explicit(&ring->head, memory_order_relaxed);
+}
+
 static inline uint32_t ta_ring_available(struct ta_ring_reader reader)
 {
 	return reader.tail >= reader.head ? reader.tail - reader.head

@@ -403,6 +403,37 @@ CASE(a_ring_may_change_all_the_time)
 	run_alone(live_with_a_vandal, (void *)(uintptr_t)actor_file(), HERE);
 }
 
+/* Who waits finds nothing there, and does not look all the time. */
+static void wait_where_no_ring_is(void *argument)
+{
+	io_context_t ctx = alone_context(8);
+	const struct ring *ring = (const struct ring *)(void *)ctx;
+	size_t bytes = sizeof(*ring) + ring->nr * sizeof(struct io_event);
+	struct timespec moment = { .tv_nsec = 200000000 };
+	struct rusage before, after;
+	struct io_event events[2];
+	int file = open_victims_file(argument);
+	struct iocb iocb, *batch = &iocb;
+
+	io_prep_pwrite(&iocb, file, contract_arena, 4096, 0);
+	CHILD_CHECK(mmap((void *)ctx, bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)ctx);
+	alone_does("a wait for what never comes");
+	(void)io_submit(ctx, 1, &batch);
+	(void)io_submit(ctx, 1, &batch);
+	getrusage(RUSAGE_THREAD, &before);
+	CHILD_CHECK(io_getevents(ctx, 2, 2, events, &moment) >= 0);
+	getrusage(RUSAGE_THREAD, &after);
+	CHILD_CHECK(after.ru_nvcsw > before.ru_nvcsw);
+	alone_destroy(ctx);
+}
+
+CASE(a_ring_may_be_replaced)
+{
+	NEEDS_A_PROCESS_OF_ITS_OWN();
+	run_alone(wait_where_no_ring_is, (void *)(uintptr_t)actor_file(), HERE);
+}
+
 /*
  * Programs that reap by themselves.
  */

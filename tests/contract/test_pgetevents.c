@@ -185,6 +185,35 @@ CASE(with_events_present_the_handler_runs_and_the_count_is_returned)
 	free_context_without_events(ctx, HERE);
 }
 
+/* A read of what is not in memory, which a waiter may carry out himself instead of sleeping. */
+CASE(a_pending_signal_is_handled_also_if_the_call_has_to_wait)
+{
+	enum { BYTES = 4096, BLOCKS = 64, ROUNDS = 200 };
+	static char content[BLOCKS * BYTES], bytes[BYTES];
+	io_context_t ctx = new_context(8);
+	int file = scratch_file(0);
+	struct io_event event;
+	struct iocb iocb;
+
+	NEEDS_FLAGS();
+	ck_assert_int_eq(pwrite(file, content, sizeof(content), 0), sizeof(content));
+	block_signal(0);
+	for (int i = 0; i < ROUNDS; i++) {
+		fdatasync(file);
+		posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+		io_prep_pread(&iocb, file, bytes, BYTES, (long long)(i * 7 % BLOCKS) * BYTES);
+		raise_pending();
+		expect_submitted(ctx, &iocb, HERE);
+		/* A sleep may be ended by it before the event is there. */
+		if (io_pgetevents(ctx, 1, 1, &event, NULL, &none) != 1)
+			ck_assert_int_eq(io_getevents(ctx, 1, 1, &event, NULL), 1);
+		ck_assert_msg(handled() == 1, "round %d: handled %d times", i, handled());
+	}
+	unblock_signal();
+	free_context(ctx);
+	close(file);
+}
+
 struct masked_reaper {
 	struct worker worker;
 	io_context_t ctx;
