@@ -267,9 +267,29 @@ enum ta_verdict ta_at_once(struct ta_batch *batch)
 /* The lock is held. */
 void ta_at_once_leave(struct ta_batch *batch)
 {
-	if (batch->is_counted)
-		ta_context_leave_at_once(batch->context, batch->generation);
+	if (!batch->is_counted)
+		return;
 	batch->is_counted = false;
+	ta_context_leave_at_once(batch->context, batch->generation, batch);
+}
+
+/*
+ * A handler has left an io_submit of this thread: what has no event by now gets none.  For the
+ * program it was never accepted.
+ */
+TA_COLD void ta_at_once_abandon(void)
+{
+	struct ta_brief brief = ta_thread.brief;
+	struct ta_context *context = brief.context;
+	struct ta_signals before;
+
+	ta_signals_block(&before);
+	ta_lock(&context->lock);
+	if (context->generation == brief.generation)
+		ta_slots_abandon(context, brief.sequence, brief.latest);
+	ta_context_leave_at_once(context, brief.generation, brief.batch);
+	ta_unlock(&context->lock);
+	ta_signals_set(&before, NULL);
 }
 
 /* The lock is held.  The eventfd of the last one, if it has any: -1. */

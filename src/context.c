@@ -160,6 +160,26 @@ TA_COLD struct ta_slot *ta_slots_grow(struct ta_context *context)
 	return page->slots;
 }
 
+/* Those of an io_submit that its thread has left, by sequence.  The lock is held. */
+TA_COLD void ta_slots_abandon(struct ta_context *context, uint64_t after, uint64_t latest)
+{
+	struct ta_slot_page *page;
+	size_t i;
+
+	for (page = context->slot_pages; page; page = page->next) {
+		for (i = 0; i < TA_SLOTS_A_PAGE; i++) {
+			struct ta_slot *slot = &page->slots[i];
+
+			if (slot->state != TA_SLOT_SUBMITTING || slot->sequence <= after ||
+			    slot->sequence > latest)
+				continue;
+			if (context->index)
+				ta_index_remove(context, slot);
+			ta_slot_free(context, slot);
+		}
+	}
+}
+
 static void free_slots(struct ta_context *context)
 {
 	struct ta_slot_page *page;
@@ -468,13 +488,21 @@ void ta_context_leave(struct ta_context *context)
 	announce_zero(context, --context->inside);
 }
 
-/* The same for one that was counted in context->at_once, in this generation. */
-void ta_context_leave_at_once(struct ta_context *context, uint32_t generation)
+/*
+ * The same for one that was counted in context->at_once, in this generation.  A handler that jumps
+ * out between the two steps leaves one too many counted, never too few.
+ */
+void ta_context_leave_at_once(struct ta_context *context, uint32_t generation, const void *batch)
 {
 	/* It may be another context by now: wait_for_brief_ones. */
-	if (context->at_once == 0 || context->generation - generation > GENERATION_STEP_MAX)
-		return;
-	announce_zero(context, --context->at_once);
+	bool is_counted =
+		context->at_once > 0 && context->generation - generation <= GENERATION_STEP_MAX;
+
+	if (ta_thread.brief.batch == batch)
+		ta_thread.brief.batch = NULL;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (is_counted)
+		announce_zero(context, --context->at_once);
 }
 
 /* The ready list as far as it is one; the step that was left has not counted what it has linked. */

@@ -169,8 +169,8 @@ bool ta_submit_plain(struct ta_batch *batch, long nr)
 	if (batch->count == 0)
 		return false;
 	context->may_post = true;
-	context->at_once++;
-	batch->is_counted = batch->is_cut = true;
+	ta_at_once_enter(batch);
+	batch->is_cut = true;
 	ta_submit_unlock(context);
 	while (carry_stretch(batch) && batch->accepted < batch->count)
 		;

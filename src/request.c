@@ -254,6 +254,7 @@ static TA_COLD void settle_refused(struct ta_batch *batch, long from)
 
 	ta_signals_block(&before);
 	ta_lock(&context->lock);
+	ta_at_once_leave(batch);
 	/*
 	 * The context may be destroyed by now, or this is a child that a handler has forked: then
 	 * nothing is left.
@@ -526,12 +527,10 @@ static long submit_mixed(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
 
-	if (batch->brief < batch->count || ta_work_is_any(&batch->work)) {
+	if (batch->brief < batch->count || ta_work_is_any(&batch->work))
 		(void)begin_locked(batch);
-	} else {
-		context->at_once++;
-		batch->is_counted = true;
-	}
+	else
+		ta_at_once_enter(batch);
 	ta_submit_unlock(context);
 	ta_work_finish(&batch->work);
 	return ta_submit_rest(batch);
@@ -591,6 +590,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 		batch.context = context;
 		batch.generation = context->generation;
 		batch.kernel_handle = context->kernel_handle;
+		batch.sequence = context->sequence;
 		batch.iocbs = iocbs + total;
 		batch.count = 0;
 		batch.mixed = false;

@@ -41,6 +41,7 @@ struct ta_batch {
 	bool is_direct;
 	int checked_number; /* the descriptor that was last seen to be what it was */
 	int disk_number; /* the same of one whose file is on a disk */
+	uint64_t sequence; /* the context's, before they were gathered */
 	int64_t tick_ns;
 	struct ta_signals signals; /* those that were blocked before */
 	struct ta_work work; /* of a look at what is in flight */
@@ -174,6 +175,30 @@ TA_HIDDEN enum ta_verdict ta_at_once_look_again(struct ta_batch *batch, int numb
 TA_HIDDEN bool ta_at_once_accept_part(struct ta_batch *batch, long count, long done);
 TA_HIDDEN int ta_at_once_finish(struct ta_batch *batch);
 TA_HIDDEN void ta_at_once_leave(struct ta_batch *batch);
+
+/*
+ * From here on signals are open, and slots are this thread's alone: a handler may leave them
+ * behind.  The lock is held.
+ */
+static inline void ta_at_once_enter(struct ta_batch *batch)
+{
+	struct ta_context *context = batch->context;
+
+	batch->is_counted = true;
+	if (ta_unlikely(ta_thread.brief.batch != NULL)) {
+		context->at_once++;
+		return;
+	}
+	ta_thread.brief.context = context;
+	ta_thread.brief.generation = batch->generation;
+	ta_thread.brief.sequence = batch->sequence;
+	ta_thread.brief.latest = context->sequence;
+	atomic_signal_fence(memory_order_seq_cst);
+	context->at_once++;
+	atomic_signal_fence(memory_order_seq_cst);
+	ta_thread.brief.batch = batch;
+}
+
 /* The bytes that a transfer asks for, as the kernel cuts them; -1 if that cannot be told. */
 TA_HIDDEN long ta_bytes_asked(const struct iocb *iocb);
 

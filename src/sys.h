@@ -88,12 +88,22 @@ static inline long ta_syscall(long number, long a, long b, long c, long d, long 
 
 struct ta_lock;
 
+/* What is begun in io_submit with signals open: a handler may leave it. */
+struct ta_brief {
+	const void *batch; /* on the stack of the call; NULL: there is none */
+	struct ta_context *context;
+	uint32_t generation; /* of the context */
+	uint64_t sequence; /* of the last slot that was taken before */
+	uint64_t latest; /* of the last of its own */
+};
+
 struct ta_thread {
 	uint32_t id; /* of this thread, in locks; 0 until its first lock */
 	unsigned locks_held;
 	const char *frame; /* of the function that took the first */
 	struct ta_lock *held
 		[TA_LOCKS_MAX]; /* in the order in which they were taken; NULL: ta_thread_enter */
+	struct ta_brief brief; /* of the outermost call */
 	const void *ring; /* the latest that it has looked into, and its size */
 	size_t ring_bytes;
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
@@ -179,14 +189,16 @@ static inline void ta_thread_leave(void)
 TA_HIDDEN void ta_thread_abandon_locks(void);
 /* context.c: the lock, which is held, may be a context's, left in the middle of a step. */
 TA_HIDDEN void ta_context_mend(struct ta_lock *lock);
+/* at_once.c: what this thread has left in io_submit. */
+TA_HIDDEN void ta_at_once_abandon(void);
 
-TA_HIDDEN bool ta_thread_was_left(const char *frame);
+TA_HIDDEN bool ta_thread_look_inside(const char *frame);
 
 /* True in a signal handler that interrupted this thread between a lock and its release. */
 static inline bool ta_thread_is_inside(void)
 {
-	return ta_unlikely(ta_thread.locks_held != 0) &&
-	       !ta_thread_was_left(__builtin_frame_address(0));
+	return ta_unlikely(ta_thread.locks_held != 0 || ta_thread.brief.batch) &&
+	       ta_thread_look_inside(__builtin_frame_address(0));
 }
 
 /* A set of signals as the kernel has it: shorter than the C library's. */

@@ -1474,6 +1474,43 @@ static void submitting_leaver_run(void *argument)
 	}
 }
 
+/* Each takes a place, and as much time as there is for a jump. */
+static void storm_read(void)
+{
+	static char bytes[65536];
+	struct iocb iocb, *batch = &iocb;
+
+	io_prep_pread(&iocb, storm.zero, bytes, sizeof(bytes), 0);
+	io_submit(storm.ctx, 1, &batch);
+}
+
+static void reading_leaver_run(void *argument)
+{
+	(void)argument;
+	leaves = true;
+	while (!atomic_load(&storm.over)) {
+		if (sigsetjmp(storm.back, 1) == 0) {
+			atomic_store(&storm.inside, true);
+			storm_read();
+			atomic_store(&storm.inside, false);
+		}
+	}
+}
+
+/* It calls nothing any more. */
+static void read_and_end_run(void *argument)
+{
+	(void)argument;
+	leaves = true;
+	if (sigsetjmp(storm.back, 1) != 0)
+		return;
+	while (!atomic_load(&storm.over)) {
+		atomic_store(&storm.inside, true);
+		storm_read();
+		atomic_store(&storm.inside, false);
+	}
+}
+
 static void leave_and_end_run(void *argument)
 {
 	(void)argument;
@@ -1488,19 +1525,30 @@ static void leave_and_end_run(void *argument)
 }
 
 /* One thread after another. */
-static void mortal_leavers_run(void *argument)
+static void let_leave_and_end(void (*leaver)(void *))
 {
-	(void)argument;
 	while (!atomic_load(&storm.over)) {
 		struct worker mortal;
 
-		worker_start(&mortal, leave_and_end_run, NULL);
+		worker_start(&mortal, leaver, NULL);
 		while (!worker_has_ended(&mortal) && !atomic_load(&storm.over)) {
 			ck_assert_int_eq(pthread_kill(mortal.thread, SIGUSR1), 0);
 			contract_pause();
 		}
 		join_thread(&mortal, "a thread that left its call");
 	}
+}
+
+static void mortal_leavers_run(void *argument)
+{
+	(void)argument;
+	let_leave_and_end(leave_and_end_run);
+}
+
+static void mortal_readers_run(void *argument)
+{
+	(void)argument;
+	let_leave_and_end(read_and_end_run);
 }
 
 static void storm_feeder_run(void *argument)
@@ -1526,10 +1574,7 @@ static void storm_reaper_run(void *argument)
 	} while (!atomic_load(&storm.over));
 }
 
-/*
- * As many polls as the context was made for are accepted, and as many events come.  A context takes
- * more than that: places that jumps have left taken do not show.
- */
+/* As many polls as the context was made for are accepted, and as many events come. */
 static void expect_room(void *argument)
 {
 	const uint64_t one = 1;
@@ -1609,4 +1654,16 @@ CASE(a_thread_that_ends_after_leaving_io_submit_keeps_nobody)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
 	leave_in_a_storm(mortal_leavers_run);
+}
+
+CASE(jumps_out_of_reads_leave_no_place_taken)
+{
+	SKIP_UNDER_THREAD_SANITIZER();
+	leave_in_a_storm(reading_leaver_run);
+}
+
+CASE(threads_that_end_after_jumps_out_of_reads_leave_no_place_taken)
+{
+	SKIP_UNDER_THREAD_SANITIZER();
+	leave_in_a_storm(mortal_readers_run);
 }
