@@ -177,18 +177,36 @@ static uint32_t events_to_sleep_for(const struct ta_context *context, uint32_t w
 }
 
 /*
+ * With this mask of signals.  Where a sandbox refuses that, one may come just before the sleep, and
+ * does not end it.
+ */
+static int sleep_with_mask(int64_t ns, const void *mask)
+{
+	struct timespec timeout = ta_timespec(ns);
+	long result = ta_syscall5(SYS_ppoll, NULL, 0, &timeout, mask, TA_SIGNAL_SET_BYTES);
+	_Atomic uint32_t unused_word = 0;
+	struct ta_signals before;
+
+	if (result == -ENOSYS || result == -EPERM) {
+		ta_signals_set(mask, &before);
+		result = ta_futex_wait(&unused_word, 0, ta_now_ns() + ns);
+		ta_signals_set(&before, NULL);
+	}
+	return result == -ETIMEDOUT ? 0 : (int)result;
+}
+
+/*
  * The kernel has events, and the ring shows none, nor has anybody taken any: the program has put
  * something else in its place.  The lock is held, and let go meanwhile.
  */
 static TA_COLD int sleep_beside(struct ta_context *context, int64_t deadline_ns, const void *mask)
 {
-	struct timespec timeout = ta_timespec(PAUSE_MAX_NS);
-	long result;
+	int result;
 
 	ta_unlock(&context->lock);
-	result = ta_syscall5(SYS_ppoll, NULL, 0, &timeout, mask, TA_SIGNAL_SET_BYTES);
+	result = sleep_with_mask(PAUSE_MAX_NS, mask);
 	ta_lock(&context->lock);
-	return result == 0 && ta_now_ns() >= deadline_ns ? -ETIMEDOUT : (int)result;
+	return result == 0 && ta_now_ns() >= deadline_ns ? -ETIMEDOUT : result;
 }
 
 /*
@@ -252,18 +270,16 @@ struct waiting {
 static int pause_waiting(const struct waiting *waiting, const void *mask)
 {
 	int64_t now_ns = ta_now_ns(), pause_ns = (now_ns - waiting->since_ns) / 8;
-	struct timespec timeout;
-	long result;
+	int result;
 
 	pause_ns = pause_ns < PAUSE_FIRST_NS ? PAUSE_FIRST_NS
 		   : pause_ns > PAUSE_MAX_NS ? PAUSE_MAX_NS
 					     : pause_ns;
 	if (waiting->deadline_ns - now_ns < pause_ns)
 		pause_ns = waiting->deadline_ns > now_ns ? waiting->deadline_ns - now_ns : 0;
-	timeout = ta_timespec(pause_ns);
-	result = ta_syscall5(SYS_ppoll, NULL, 0, &timeout, mask, TA_SIGNAL_SET_BYTES);
+	result = sleep_with_mask(pause_ns, mask);
 	if (result < 0)
-		return (int)result;
+		return result;
 	return waiting->deadline_ns <= ta_now_ns() ? -ETIMEDOUT : 0;
 }
 
@@ -424,14 +440,6 @@ static TA_COLD int wait_for_events(struct ta_process *process, io_context_t hand
 	return waiting.taken > 0 ? (int)waiting.taken : waiting.error;
 }
 
-/* Lets the signals that the mask opens be delivered, as a wait that finds nothing would. */
-static int poll_signals(const sigset_t *mask)
-{
-	const struct timespec zero = { 0, 0 };
-
-	return (int)ta_syscall5(SYS_ppoll, NULL, 0, &zero, mask, TA_SIGNAL_SET_BYTES);
-}
-
 /*
  * Taking may set something off: somebody else sleeps, or an fsync waits for what has ended.  With
  * signals blocked from the start, for a handler may not come back.  The lock is held, and released.
@@ -490,7 +498,9 @@ int ta_reap(struct ta_process *process, io_context_t handle, const struct ta_wai
 	taken = take_at_first(context, wait);
 	if (taken >= 0 && taken < wait->min_nr && wait->timeout_ns != 0)
 		taken = wait_for_events(process, handle, wait, taken);
-	if (ta_unlikely(wait->mask != NULL) && poll_signals(wait->mask) == -EINTR && taken == 0)
+	/* What the mask opens is delivered, as by a wait that finds nothing. */
+	if (ta_unlikely(wait->mask != NULL) && sleep_with_mask(0, wait->mask) == -EINTR &&
+	    taken == 0)
 		return -EINTR;
 	return (int)taken;
 }

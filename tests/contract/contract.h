@@ -192,6 +192,19 @@ static inline bool install_filter(struct sock_filter *code, size_t length, unsig
 	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) == 0;
 }
 
+/* From now on this system call gets the error. */
+static inline bool refuse_system_call(unsigned number, int error, unsigned flags)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+
+	return install_filter(code, sizeof(code) / sizeof(code[0]), flags);
+}
+
 /* Linux has had them since 4.6, and an emulator may lack them. */
 static inline bool has_flags(void)
 {

@@ -13,12 +13,15 @@
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #define SLEEPERS 4
 /* What is due comes within this time on the busiest machine. */
@@ -179,10 +182,30 @@ struct sleeper {
 	int result;
 };
 
+/* As by a sandbox; set while no thread of the case is there. */
+static bool sleepers_have_no_ppoll;
+
+static void refuse_ppoll(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ppoll, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
+		fprintf(stderr, "no seccomp filter here: nothing is refused\n");
+}
+
 static void *sleep_there(void *argument)
 {
 	struct sleeper *sleeper = argument;
 
+	if (sleepers_have_no_ppoll)
+		refuse_ppoll();
 	atomic_store(&sleeper->tid, (pid_t)syscall(SYS_gettid));
 	sleeper->result =
 		sleeper->min_nr ? reap(sleeper->min_nr, sleeper->min_nr, LIMIT_NS, sleeper->events)
@@ -623,11 +646,10 @@ END_TEST
  * Who takes the wake-up from the ring and wants more posts it again for the others, and sleeps
  * beside it.
  */
-START_TEST(who_waits_for_more_lets_others_look)
+static void expect_a_wait_for_two_beside_others(void)
 {
 	struct sleeper two;
 
-	OPEN_CONTEXT();
 	start(&two, 2);
 	leave_a_sleeper();
 	complete(1);
@@ -639,6 +661,22 @@ START_TEST(who_waits_for_more_lets_others_look)
 	ck_assert_int_eq(end(&two), 2);
 	expect_event(&two.events[0], 1);
 	expect_event(&two.events[1], 2);
+}
+
+START_TEST(who_waits_for_more_lets_others_look)
+{
+	OPEN_CONTEXT();
+	expect_a_wait_for_two_beside_others();
+	close_context();
+}
+END_TEST
+
+START_TEST(who_waits_for_more_waits_on_where_ppoll_is_refused)
+{
+	OPEN_CONTEXT();
+	sleepers_have_no_ppoll = true;
+	expect_a_wait_for_two_beside_others();
+	sleepers_have_no_ppoll = false;
 	close_context();
 }
 END_TEST
@@ -719,6 +757,7 @@ int main(void)
 	tcase_add_test(cases, a_stray_event_is_slept_over);
 	tcase_add_test(cases, one_who_never_looks_costs_no_more_than_a_place);
 	tcase_add_test(cases, who_waits_for_more_lets_others_look);
+	tcase_add_test(cases, who_waits_for_more_waits_on_where_ppoll_is_refused);
 	tcase_add_test(cases, a_reaper_that_takes_the_wake_up_posts_another);
 	tcase_add_test(cases, a_destroyed_context_lets_all_sleepers_go);
 	tcase_add_test(cases, sleepers_of_a_former_context_are_strangers);
