@@ -345,6 +345,7 @@ struct ta_operation {
 	bool nonblocking; /* O_NONBLOCK or RWF_NOWAIT: EAGAIN and a short write are final */
 	bool is_direct; /* O_DIRECT when it was submitted */
 	bool cancelled; /* ends with -ECANCELED at the next chance */
+	bool is_unwatched; /* epoll has not taken its file: a worker looks at it now and then */
 	bool is_sync;
 	uint16_t poll_events; /* of a POLL; of a parked transfer: what it waits for */
 	uint16_t io_priority;

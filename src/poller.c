@@ -19,15 +19,32 @@ static int tell_epoll(const struct ta_workers *workers, int number, struct epoll
 	return (int)result;
 }
 
-/* A file that cannot be waited for: so ends what waits for it.  offload_lock is held. */
-static uint32_t give_up_waiting(struct ta_workers *workers, struct ta_hold *file, long result)
+/* 0, where a sandbox refuses it, too: epoll takes no file then; or a negative errno. */
+int ta_poller_open(struct ta_workers *workers)
+{
+	struct epoll_event event;
+	long result = ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
+
+	workers->epoll = (int)result;
+	if (result >= 0)
+		result = ta_syscall(SYS_epoll_pwait, result, (long)&event, 1, 0, 0, 0);
+	if (result < 0 && workers->epoll >= 0) {
+		ta_syscall1(SYS_close, workers->epoll);
+		workers->epoll = -1;
+	}
+	return result == -ENOSYS || result == -EPERM ? 0 : (int)result;
+}
+
+/* epoll does not take the file: workers look at it in turns.  offload_lock is held. */
+static uint32_t leave_to_workers(struct ta_workers *workers, struct ta_hold *file)
 {
 	struct ta_operation *operation;
 	uint32_t count = 0;
 
 	for (; (operation = file->parked.head) != NULL; count++) {
 		ta_list_remove(&file->parked, operation, TA_LIST_QUEUE);
-		ta_workers_end(workers, operation, result);
+		operation->is_unwatched = true;
+		ta_queue_push(workers, operation);
 	}
 	return count;
 }
@@ -36,7 +53,7 @@ static uint32_t give_up_waiting(struct ta_workers *workers, struct ta_hold *file
  * Has the file watched for what is parked there.  epoll asks the file, and a file of FUSE asks its
  * server: so no lock is held meanwhile.  Only one thread at a time arms a file; another that parks
  * an operation there meanwhile leaves it to that one, which looks again.  offload_lock is held, and
- * let go meanwhile.  Returns how many operations have ended, because the file cannot be watched.
+ * let go meanwhile.  Returns how many operations are the workers', because it is not watched.
  */
 static uint32_t arm(struct ta_workers *workers, struct ta_hold *file)
 {
@@ -65,7 +82,7 @@ static uint32_t arm(struct ta_workers *workers, struct ta_hold *file)
 		if (result < 0)
 			file->armed_events = 0;
 	}
-	return result < 0 ? give_up_waiting(workers, file, result) : 0;
+	return result < 0 ? leave_to_workers(workers, file) : 0;
 }
 
 /*
@@ -153,11 +170,16 @@ void *ta_poller(void *argument)
 {
 	struct ta_workers *workers = argument;
 	struct epoll_event event;
+	long result;
 
 	if (!ta_workers_pass_gate(workers))
 		return NULL;
-	for (;;)
-		if (ta_syscall(SYS_epoll_pwait, workers->epoll, (long)&event, 1, -1, 0, 0) == 1)
+	do {
+		result = ta_syscall(SYS_epoll_pwait, workers->epoll, (long)&event, 1, -1, 0, 0);
+		if (result == 1)
 			look_at(workers, event.data.ptr, event.events);
+	} while (result >= 0 || result == -EINTR);
+	/* A filter has come.  What is not parked yet goes another way. */
+	workers->epoll = -1;
 	return NULL;
 }

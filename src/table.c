@@ -114,7 +114,15 @@ static void lift_again(struct ta_limit *before)
 
 static long make_socket(void)
 {
-	return ta_syscall3(SYS_socket, AF_UNIX, SOCKET_TYPE, 0);
+	long fd = ta_syscall3(SYS_socket, AF_UNIX, SOCKET_TYPE, 0);
+	struct ta_limit before;
+
+	if (fd == -EMFILE) {
+		before = ta_table_lift_limit(UINT64_MAX);
+		fd = ta_syscall3(SYS_socket, AF_UNIX, SOCKET_TYPE, 0);
+		ta_table_lower_limit(before);
+	}
+	return fd;
 }
 
 /* The kernel takes a family alone for the wish of an address, and tells which one it has chosen. */
@@ -173,29 +181,13 @@ static int leave_table(void)
 	return 0;
 }
 
-int ta_table_make(struct ta_table *table, enum ta_own_kind sender)
-{
-	int result = leave_table();
-
-	if (result < 0)
-		return result;
-	*table = (struct ta_table){ .sender = sender };
-	return listen_somewhere(table);
-}
-
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* A new sender in the table of this thread: its number, or a negative errno. */
-static int connect_sender(struct ta_table *table)
+/* A new way to the table: a descriptor, or a negative errno. */
+static int connect_socket(const struct ta_table *table)
 {
 	long result, fd = make_socket();
-	struct ta_limit before;
 
-	if (fd == -EMFILE) {
-		before = ta_table_lift_limit(UINT64_MAX);
-		fd = make_socket();
-		ta_table_lower_limit(before);
-	}
 	if (fd < 0)
 		return (int)fd;
 	result = ta_syscall3(SYS_connect, fd, table->address, table->address_bytes);
@@ -203,7 +195,15 @@ static int connect_sender(struct ta_table *table)
 		ta_syscall1(SYS_close, fd);
 		return (int)result;
 	}
-	return ta_own_add(table->sender, (int)fd);
+	return (int)fd;
+}
+
+/* A new sender in the table of this thread: its number, or a negative errno. */
+static int connect_sender(struct ta_table *table)
+{
+	int fd = connect_socket(table);
+
+	return fd < 0 ? fd : ta_own_add(table->sender, fd);
 }
 
 static int find_sender(struct ta_table *table)
@@ -273,6 +273,43 @@ static long send_counted(struct ta_table *table, int sender, _Atomic int *number
 	if (result < 0)
 		atomic_fetch_sub(&table->files, 1);
 	return result;
+}
+
+/*
+ * A sandbox may refuse any call of the way, and who has sent a file learns too late that it cannot
+ * be taken in: so one goes all the way first.
+ */
+static int try_way(struct ta_table *table)
+{
+	int fd = connect_socket(table), number_there;
+	_Atomic int number;
+	long result;
+
+	if (fd < 0)
+		return fd;
+	result = send_counted(table, fd, &number, fd);
+	if (result >= 0) {
+		number_there = ta_table_number(table, &number);
+		ta_table_close(table, number_there);
+		result = number_there < 0 ? -EPERM : 0;
+	}
+	ta_syscall1(SYS_close, fd);
+	return (int)result;
+}
+
+int ta_table_make(struct ta_table *table, enum ta_own_kind sender)
+{
+	int result = leave_table();
+
+	if (result < 0)
+		return result;
+	*table = (struct ta_table){
+		.sender = sender,
+		.process_id = (int)ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0),
+	};
+	result = listen_somewhere(table);
+	/* Without room it takes in nothing. */
+	return result == 0 && has_room(table) ? try_way(table) : result;
 }
 
 int ta_table_send(struct ta_table *table, _Atomic int *number, int fd)
@@ -357,24 +394,22 @@ bool ta_table_take_back(struct ta_table *table, const _Atomic int *number)
 	ta_lock(&table->receive_lock);
 	is_next = ta_syscall3(SYS_recvmsg, receiver, &message, MSG_DONTWAIT | MSG_PEEK) ==
 			  sizeof(place) &&
-		  place == number;
-	if (is_next) {
-		ta_syscall3(SYS_read, receiver, &place, sizeof(place));
+		  place == number && ta_syscall3(SYS_read, receiver, &place, sizeof(place)) > 0;
+	if (is_next)
 		atomic_fetch_sub(&table->files, 1);
-	}
 	ta_unlock(&table->receive_lock);
 	return is_next;
 }
 
 /* ---- receiving, with receive_lock held ------------------------------------------------------- */
 
-static bool is_this_process(int fd)
+static bool is_this_process(const struct ta_table *table, int fd)
 {
 	struct ucred peer = { .pid = 0 };
 	socklen_t bytes = sizeof(peer);
 
 	return ta_syscall5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 &&
-	       peer.pid == (pid_t)ta_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
+	       peer.pid == table->process_id;
 }
 
 /*
@@ -420,7 +455,7 @@ static bool accept_senders(struct ta_table *table, struct ta_limit *before)
 	long fd;
 
 	while ((fd = accept_one(table, before)) >= 0) {
-		if (is_this_process((int)fd))
+		if (is_this_process(table, (int)fd))
 			any |= add_receiver(table, &table->receivers, (int)fd);
 		else
 			ta_syscall1(SYS_close, fd);
@@ -475,7 +510,11 @@ static int receive_one(struct ta_table *table, struct ta_receiver *receiver,
 	has_file |= (message.msg_flags & MSG_CTRUNC) != 0;
 	if (has_file && place == NO_PLACE && number < 0)
 		return -EAGAIN;
-	ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place));
+	if (ta_syscall3(SYS_read, receiver->fd, &place, sizeof(place)) < 0) {
+		/* Refused, and met again each time. */
+		ta_syscall1(SYS_close, number);
+		return -EPERM;
+	}
 	if (has_file && place != NO_PLACE)
 		/* release: who sees the number sees the table that it is in. */
 		atomic_store_explicit(place, number, memory_order_release);

@@ -16,6 +16,7 @@ struct ta_pool_page;
 
 struct ta_table {
 	enum ta_own_kind sender; /* of the program: what is sent by it comes here */
+	int process_id; /* its own: a filter that comes later may refuse to tell it */
 	int listener;
 	unsigned char address[TA_TABLE_ADDRESS_MAX]; /* of the listener */
 	unsigned address_bytes;

@@ -119,8 +119,8 @@ struct ta_workers {
 	_Atomic uint32_t waiting; /* threads at the gate */
 	int error; /* why it will not open; written before the gate is */
 	bool owns_table; /* constant from then on, as are these */
-	int epoll;
 	int wake_fd; /* the workers post with it: see ta_wake_fd_make() */
+	_Atomic int epoll; /* -1: refused */
 	struct ta_table table; /* see there */
 
 	uint32_t limit; /* workers at most */
@@ -198,6 +198,7 @@ TA_HIDDEN void ta_workers_end(struct ta_workers *workers, struct ta_operation *o
 
 TA_HIDDEN bool ta_poller_park(struct ta_workers *workers, struct ta_operation *operation,
 			      uint16_t events);
+TA_HIDDEN int ta_poller_open(struct ta_workers *workers);
 TA_HIDDEN void *ta_poller(void *argument);
 
 /* ---- transfer.c ------------------------------------------------------------------------------ */

@@ -22,7 +22,6 @@
 #include "work.h"
 
 #include <poll.h>
-#include <sys/epoll.h>
 
 /* All tests pass with half of it; a handler of the C library's (setuid) needs some, too. */
 #define STACK_BYTES (32 * 1024)
@@ -134,6 +133,7 @@ void ta_workers_end(struct ta_workers *workers, struct ta_operation *operation, 
 static bool carry_out(struct ta_workers *workers, struct ta_operation *operation, long *result)
 {
 	int number = ta_hold_number(operation->hold);
+	_Atomic uint32_t unused_word = 0;
 	uint16_t events;
 
 	if (number == TA_NUMBER_LOST) {
@@ -145,8 +145,13 @@ static bool carry_out(struct ta_workers *workers, struct ta_operation *operation
 				      number);
 		return true;
 	}
+	if (operation->is_unwatched)
+		ta_futex_wait(&unused_word, 0,
+			      ta_now_ns() + ta_look_interval_ns(operation->started_ns));
 	if (operation->opcode == IO_CMD_POLL) {
 		events = operation->poll_events;
+		if (operation->is_unwatched && (*result = ta_file_poll(number, events, 0)) > 0)
+			return true;
 	} else if (ta_is_stream(operation)) {
 		*result = ta_stream_advance(operation, number);
 		if (*result != -EAGAIN || operation->nonblocking)
@@ -319,17 +324,19 @@ static void end_alone(struct ta_workers *workers)
 /* The descriptors: 0, or a negative errno. */
 static int make_table(struct ta_workers *workers)
 {
-	struct ta_limit before = ta_table_lift_limit(UINT64_MAX);
+	struct ta_limit before;
 	int result = 0;
 
 	if (workers->owns_table)
 		result = ta_table_make(&workers->table, TA_OWN_SENDER);
-	if (result == 0 && workers->owns_table)
+	if (result < 0)
+		return result;
+	if (workers->owns_table)
 		workers->wake_fd = ta_wake_fd_make();
-	if (result == 0)
-		result = workers->epoll = (int)ta_syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
+	before = ta_table_lift_limit(UINT64_MAX);
+	result = ta_poller_open(workers);
 	ta_table_lower_limit(before);
-	return result < 0 ? result : 0;
+	return result;
 }
 
 /* Everything that what is accepted will need: 0, or a negative errno. */
@@ -433,11 +440,14 @@ static int open_with(struct ta_process *process, bool own_table)
 	if (!workers)
 		return -ENOMEM;
 	workers->limit = ta_settings()->threads;
-	workers->owns_table = own_table;
+	workers->owns_table = workers->receive_wanted = own_table;
 	process->workers = workers;
 	result = start_supervisor(workers);
 	turn_gate(workers, result == 0 ? TA_GATE_OPEN : TA_GATE_CLOSED);
 	if (result == 0) {
+		/* A filter that comes later finds the way of this table's sender made. */
+		while (own_table && atomic_load(&workers->received_word) == 0)
+			ta_futex_wait(&workers->received_word, 0, TA_NO_DEADLINE);
 		ta_log("threads: %u at most%s", workers->limit,
 		       own_table ? "" : ", without a descriptor table of their own");
 		return 0;
