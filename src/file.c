@@ -43,11 +43,22 @@
 /* No file has data here, so a read answers without touching any, access time included. */
 #define FAR_OFFSET (INT64_MAX - 65535)
 
+/* Where they are not there, no descriptor at all is refused so. */
+static bool has_calls_with_flags(bool is_write)
+{
+	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, -1, 0, 0, 0, 0, 0);
+
+	return result != -ENOSYS && result != -EPERM;
+}
+
 TA_COLD long ta_file_transfer_otherwise(bool is_write, int fd, const struct iovec *vector,
 					unsigned count, int64_t offset, int flags)
 {
 	long low = (long)offset, high = sizeof(long) == 8 ? 0 : (long)((uint64_t)offset >> 32);
 
+	/* Then it is the file that refuses: it is sealed, or immutable. */
+	if (has_calls_with_flags(is_write))
+		return -EPERM;
 	if (flags & ~RWF_HIPRI)
 		return -EOPNOTSUPP;
 	if (offset == -1)
@@ -263,11 +274,6 @@ bool ta_file_cannot_sync(int fd, uint32_t mode)
 	return !S_ISBLK(mode) && ta_file_system_type(fd) == PROC_SUPER_MAGIC;
 }
 
-static bool has_calls_with_flags(void)
-{
-	return ta_syscall(SYS_preadv2, -1, 0, 0, 0, 0, 0) != -ENOSYS;
-}
-
 /* What the kernel says to a read with these flags that finds nothing. */
 static long read_nothing(int fd, int flags)
 {
@@ -448,8 +454,8 @@ bool ta_file_cannot_transfer(int fd, const struct ta_file_identity *identity, bo
 		 * nothing to a read is one too many.  Writes cannot be tried.
 		 */
 		return !is_write && major(identity->device) == NO_DISK &&
-		       ta_file_system_type(fd) == PROC_SUPER_MAGIC && has_calls_with_flags() &&
-		       read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
+		       ta_file_system_type(fd) == PROC_SUPER_MAGIC &&
+		       has_calls_with_flags(is_write) && read_nothing(fd, RWF_DSYNC) == -EOPNOTSUPP;
 	case S_IFCHR:
 		/* Of the devices that are everywhere, /dev/full has the old kind of write alone. */
 		return is_write && identity->node == makedev(1, 7);
@@ -508,7 +514,7 @@ int ta_file_check_flags(int fd, long file_flags, const struct ta_file_identity *
 
 	if ((flags & ~RWF_HIPRI) == 0)
 		return 0;
-	if (flags & ~TA_KNOWN_FLAGS || !has_calls_with_flags())
+	if (flags & ~TA_KNOWN_FLAGS || !has_calls_with_flags(is_write))
 		return -EOPNOTSUPP;
 	if (flags & RWF_ATOMIC && !(is_write && writes_atomically(fd, file_flags)))
 		return -EOPNOTSUPP;

@@ -887,7 +887,8 @@ TA_HIDDEN long ta_file_transfer_otherwise(bool is_write, int fd, const struct io
 
 /*
  * preadv2 and pwritev2; and what there is of them where they are missing (before Linux 4.6, in
- * emulators): no flag, but that which means nothing here.  -1 is the file's own position.
+ * emulators and sandboxes): no flag, but that which means nothing here.  -1 is the file's own
+ * position.
  */
 static inline long ta_file_transfer(bool is_write, int fd, const struct iovec *vector,
 				    unsigned count, int64_t offset, int flags)
@@ -898,7 +899,7 @@ static inline long ta_file_transfer(bool is_write, int fd, const struct iovec *v
 	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, fd, (long)vector,
 				 (long)count, low, high, flags);
 
-	if (ta_likely(result != -ENOSYS))
+	if (ta_likely(result >= 0) || (result != -ENOSYS && result != -EPERM))
 		return result;
 	return ta_file_transfer_otherwise(is_write, fd, vector, count, offset, flags);
 }

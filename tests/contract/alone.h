@@ -203,6 +203,8 @@ static inline void alone_submit(io_context_t ctx, struct iocb *iocbs, int count)
 static bool alone_takes_without_sleep;
 /* poll(2) refuses: the library learns of readiness by what epoll reports, which has more names. */
 static bool alone_has_no_poll;
+/* preadv2 or pwritev2 is refused: the library takes no flags. */
+static bool alone_has_no_flags;
 
 static inline struct io_event alone_event(io_context_t ctx)
 {
@@ -476,7 +478,7 @@ static inline void actor_writes_buffered(struct actor *actor)
 
 static inline void actor_writes_durably(struct actor *actor)
 {
-	actor_writes_to(actor, actor->buffered, has_flags() ? RWF_DSYNC : 0);
+	actor_writes_to(actor, actor->buffered, has_flags() && !alone_has_no_flags ? RWF_DSYNC : 0);
 }
 
 static inline void actor_writes_direct(struct actor *actor)

@@ -684,15 +684,7 @@ CASE(with_little_memory_io_setup_works_or_fails_and_leaks_nothing)
 
 static void refuse_call(unsigned number, int error)
 {
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-
-	CHILD_CHECK(
-		install_filter(code, sizeof(code) / sizeof(code[0]), SECCOMP_FILTER_FLAG_TSYNC));
+	CHILD_CHECK(refuse_system_call(number, error, SECCOMP_FILTER_FLAG_TSYNC));
 }
 
 /*
@@ -930,4 +922,100 @@ CASE(io_destroy_ends_where_io_cancel_is_refused)
 			for (int error = 0; error < 2; error++)
 				try_refused(pairs[i][0], pairs[i][1], error ? ENOSYS : EPERM, late,
 					    path);
+}
+
+/*
+ * Other calls refused: what is asked of the library is done without them, and the refusal is no
+ * answer to the program.
+ */
+
+struct sandbox {
+	const char *path;
+	const char *name;
+	unsigned number;
+	bool may_come_late; /* the library learns it when its threads are there */
+	bool has_no_flags; /* of a request: kernel AIO alone would know them */
+	int error;
+	bool late;
+	int pipe[2];
+};
+
+/* An error of its own is told all the same. */
+static void write_to_sealed_file(struct actor *actor)
+{
+	int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct iocb iocb;
+
+	CHILD_CHECK(ftruncate(sealed, BLOCK_BYTES) == 0);
+	CHILD_CHECK(fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE) == 0);
+	alone_does("a sealed file is written");
+	io_prep_pwrite(&iocb, sealed, actor->data, BLOCK_BYTES, 0);
+	actor_expects(actor, &iocb, -EPERM);
+	close(sealed);
+}
+
+static void act_in_sandbox(void *argument)
+{
+	const struct sandbox *sandbox = argument;
+	struct trial trial = { .path = sandbox->path,
+			       .pipe = { sandbox->pipe[0], sandbox->pipe[1] } };
+	struct actor actor;
+
+	alone_has_no_flags = sandbox->has_no_flags;
+	prepare_actor(&actor, &trial);
+	if (!sandbox->late)
+		refuse_call(sandbox->number, sandbox->error);
+	actor.ctx = alone_context(64);
+	if (sandbox->late) {
+		actor_does_everything(&actor, "at ease");
+		refuse_call(sandbox->number, sandbox->error);
+	}
+	actor.limited = true;
+	everything_twice(&actor, sandbox->name);
+	write_to_sealed_file(&actor);
+	alone_destroy(actor.ctx);
+}
+
+static void try_sandbox(struct sandbox sandbox)
+{
+	char what[128];
+	pid_t child;
+
+	snprintf(what, sizeof(what), "%s: %s, %s", sandbox.name, strerrorname_np(sandbox.error),
+		 sandbox.late ? "late" : "from the beginning");
+	make_pipe(sandbox.pipe, 0);
+	child = alone_start(act_in_sandbox, &sandbox);
+	alone_expect_status(alone_feed(child, sandbox.pipe[1], what), what);
+	close_pair(sandbox.pipe);
+}
+
+CASE(a_call_that_a_sandbox_refuses_is_done_without)
+{
+	static const struct sandbox rows[] = {
+		{ .name = "preadv2", .number = SYS_preadv2, true, true },
+		{ .name = "pwritev2", .number = SYS_pwritev2, true, true },
+		{ .name = "epoll_create1", .number = SYS_epoll_create1, true },
+		{ .name = "epoll_ctl", .number = SYS_epoll_ctl, true },
+		{ .name = "epoll_pwait", .number = SYS_epoll_pwait },
+		{ .name = "socket", .number = SYS_socket },
+		{ .name = "sendmsg", .number = SYS_sendmsg },
+		{ .name = "recvmsg", .number = SYS_recvmsg },
+		{ .name = "accept4", .number = SYS_accept4, true },
+		{ .name = "getsockopt", .number = SYS_getsockopt, true },
+		{ .name = "getpid", .number = SYS_getpid, true },
+		{ .name = "statx", .number = SYS_statx, true },
+	};
+	const char *path = actor_file();
+
+	NEEDS_A_PROCESS_OF_ITS_OWN();
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		for (int late = 0; late <= rows[i].may_come_late; late++)
+			for (int error = 0; error < 2; error++) {
+				struct sandbox sandbox = rows[i];
+
+				sandbox.path = path;
+				sandbox.late = late;
+				sandbox.error = error ? ENOSYS : EPERM;
+				try_sandbox(sandbox);
+			}
 }
