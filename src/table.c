@@ -183,10 +183,23 @@ static int leave_table(void)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* A new way to the table: a descriptor, or a negative errno. */
-static int connect_socket(const struct ta_table *table)
+/* What is accepted must not depend on memory for the receiver of what is sent. */
+static bool can_be_received(struct ta_table *table)
 {
-	long result, fd = make_socket();
+	struct ta_receiver *receiver;
+
+	ta_lock(&table->receive_lock);
+	receiver = TA_POOL_TAKE(&table->free_receivers, &table->pages, next);
+	if (receiver)
+		TA_POOL_PUT(&table->free_receivers, receiver, next);
+	ta_unlock(&table->receive_lock);
+	return receiver != NULL;
+}
+
+/* A new way to the table: a descriptor, or a negative errno. */
+static int connect_socket(struct ta_table *table)
+{
+	long result, fd = can_be_received(table) ? make_socket() : -ENOMEM;
 
 	if (fd < 0)
 		return (int)fd;
@@ -347,8 +360,8 @@ int ta_table_make_pair(struct ta_table *table)
 	int left = ta_own_find(TA_OWN_RECEIVER), ends[2];
 	long result;
 
-	if (sender < 0)
-		return sender;
+	if (sender < 0 || !can_be_received(table))
+		return sender < 0 ? sender : -ENOMEM;
 	/* The program has closed its lender. */
 	if (left >= 0)
 		ta_syscall1(SYS_close, left);

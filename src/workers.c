@@ -440,6 +440,7 @@ static int open_with(struct ta_process *process, bool own_table)
 	if (!workers)
 		return -ENOMEM;
 	workers->limit = ta_settings()->threads;
+	/* The first connection, while there is a descriptor for it. */
 	workers->owns_table = workers->receive_wanted = own_table;
 	process->workers = workers;
 	result = start_supervisor(workers);

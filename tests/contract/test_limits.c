@@ -682,6 +682,40 @@ CASE(with_little_memory_io_setup_works_or_fails_and_leaks_nothing)
 	}
 }
 
+/* The first request that the threads get: it is refused, or ends well. */
+static void write_without_memory(void *argument)
+{
+	static char block[BLOCK_BYTES];
+	const struct room *room = argument;
+	io_context_t ctx = alone_context(8);
+	int file = open(room->path, O_RDWR | O_DSYNC | O_CLOEXEC), result;
+	struct iocb iocb;
+
+	CHILD_CHECK(file >= 0);
+	io_prep_pwrite(&iocb, file, block, BLOCK_BYTES, 0);
+	for (long i = 0; i < room->kibibytes / 4; i++)
+		alone_context(1);
+	set_soft_limit(RLIMIT_AS, 1);
+	alone_does("a write with %ld KiB less", room->kibibytes);
+	result = submit_one(ctx, &iocb);
+	CHILD_CHECK_MSG(result == 1 || result == -EAGAIN, "io_submit: %d", result);
+	if (result == 1)
+		alone_expect_event(ctx, &iocb, BLOCK_BYTES);
+	alone_destroy(ctx);
+}
+
+/* Whatever is left of the memory that the library has already. */
+CASE(what_is_accepted_needs_no_memory)
+{
+	struct room room = { .path = actor_file() };
+
+	NEEDS_A_PROCESS_OF_ITS_OWN();
+	if (UNDER_ADDRESS_SANITIZER)
+		SKIP("AddressSanitizer needs memory of its own");
+	for (room.kibibytes = 0; room.kibibytes <= 64; room.kibibytes += 4)
+		run_alone(write_without_memory, &room, HERE);
+}
+
 static void refuse_call(unsigned number, int error)
 {
 	CHILD_CHECK(refuse_system_call(number, error, SECCOMP_FILTER_FLAG_TSYNC));
