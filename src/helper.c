@@ -204,7 +204,7 @@ static bool may_be_tried(struct ta_process *process, enum ta_service service)
 	       ta_tick_ns() >= atomic_load(&process->services[service].retry_ns);
 }
 
-static void wake_first_helper(struct ta_process *process)
+void ta_helper_wake(struct ta_process *process)
 {
 	atomic_fetch_add(&process->helper_word, 1);
 	ta_futex_wake(&process->helper_word, 1);
@@ -237,6 +237,7 @@ static void *first_helper(void *argument)
 				settle(process, (enum ta_service)service,
 				       open_service[service](process) == 0 ? TA_SERVICE_THERE
 									   : TA_SERVICE_REFUSED);
+		ta_operations_signal(process);
 		start_retirers(process);
 		ta_futex_wait(&process->helper_word, seen, TA_NO_DEADLINE);
 	}
@@ -293,7 +294,7 @@ bool ta_retirer_start(struct ta_process *process)
 		return ta_thread_start("trueaio-helper", HELPER_STACK_BYTES, ta_retirer, process) ==
 		       0;
 	atomic_fetch_add(&process->retirers_wanted, 1);
-	wake_first_helper(process);
+	ta_helper_wake(process);
 	return true;
 }
 
@@ -309,7 +310,7 @@ static void begin_to_open(struct ta_process *process, enum ta_service service, u
 		return;
 	}
 	atomic_fetch_or(&process->services_wanted, 1u << service);
-	wake_first_helper(process);
+	ta_helper_wake(process);
 	/* Another thread has failed to start it meanwhile. */
 	if (!atomic_load(&process->has_helper))
 		refuse_wanted(process);

@@ -432,6 +432,7 @@ struct ta_process {
 	struct ta_lock offload_lock;
 	struct ta_operation *free_operations; /* offload_lock */
 	_Atomic(struct ta_operation *) spent_operations; /* to be added to the free ones */
+	_Atomic(struct ta_operation *) unsignalled; /* whose eventfds the first helper signals */
 	struct ta_pool_page *operation_pages; /* offload_lock */
 	struct ta_inode *inodes[TA_INODE_BUCKETS]; /* of files in flight; offload_lock */
 	struct ta_inode *free_inodes; /* offload_lock */
@@ -952,6 +953,7 @@ TA_HIDDEN void ta_operation_start(struct ta_operation *operation, const struct t
 TA_HIDDEN void ta_operation_enroll(struct ta_operation *operation, uint8_t state);
 TA_HIDDEN void ta_operation_submit(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_ended(struct ta_operation *operation, long result);
+TA_HIDDEN void ta_operations_signal(struct ta_process *process);
 TA_HIDDEN void ta_operation_finish(struct ta_operation *operation, long result);
 TA_HIDDEN int ta_operation_cancel(struct ta_operation *operation);
 TA_HIDDEN void ta_operation_abandon(struct ta_operation *operation);
@@ -986,6 +988,7 @@ static inline bool ta_service_is_there(enum ta_service service)
 }
 TA_HIDDEN bool ta_program_has_one_thread(void);
 TA_HIDDEN void ta_helper_begin(struct ta_process *process);
+TA_HIDDEN void ta_helper_wake(struct ta_process *process);
 TA_HIDDEN bool ta_retirer_start(struct ta_process *process);
 TA_HIDDEN void ta_follow(struct ta_context *context);
 TA_HIDDEN int64_t ta_look_interval_ns(int64_t since_ns);

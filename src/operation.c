@@ -235,7 +235,44 @@ static void release_file(struct ta_operation *operation)
 	ta_hold_close(leftover);
 }
 
-static void signal_eventfd(struct ta_operation *operation)
+/* It was signalled, if there is one. */
+static void end(struct ta_operation *operation)
+{
+	bool write_or_sync = ta_transfer_is_write(operation) || operation->is_sync;
+	bool is_poll = operation->opcode == IO_CMD_POLL;
+	struct ta_context *context = operation->context;
+	unsigned phase = operation->owed_phase;
+
+	ta_operation_free(operation);
+	ta_complete_end(context);
+	settle_counts(ta_process(), write_or_sync, is_poll, phase);
+}
+
+/* No number in the workers' table: a thread in the program's has one that means it still. */
+static void leave_to_helper(struct ta_operation *operation)
+{
+	struct ta_process *process = ta_process();
+
+	operation->next = atomic_load(&process->unsignalled);
+	while (!atomic_compare_exchange_weak(&process->unsignalled, &operation->next, operation))
+		;
+	ta_helper_wake(process);
+}
+
+/* On the first helper. */
+void ta_operations_signal(struct ta_process *process)
+{
+	struct ta_operation *operation = atomic_exchange(&process->unsignalled, NULL), *next;
+
+	for (; operation; operation = next) {
+		next = operation->next;
+		if (ta_file_is_eventfd(operation->resfd) == 0)
+			ta_eventfd_signal(operation->resfd);
+		end(operation);
+	}
+}
+
+static void signal_and_end(struct ta_operation *operation)
 {
 	int number = operation->resfd;
 
@@ -245,27 +282,26 @@ static void signal_eventfd(struct ta_operation *operation)
 		ta_eventfd_signal(number);
 	ta_hold_release(operation->eventfd);
 	operation->eventfd = NULL;
+	if (number == TA_NUMBER_LOST)
+		leave_to_helper(operation);
+	else
+		end(operation);
 }
 
 /* One operation is over: its event, and what was counted for it. */
 void ta_operation_finish(struct ta_operation *operation, long result)
 {
-	bool write_or_sync = ta_transfer_is_write(operation) || operation->is_sync;
-	bool is_poll = operation->opcode == IO_CMD_POLL;
-	struct ta_context *context = operation->context;
 	unsigned phase = operation->owed_phase;
 
 	release_file(operation);
 	if (operation->object) {
 		ta_passthrough_finished(operation);
+		settle_counts(ta_process(), true, false, phase);
 	} else {
 		ta_complete(operation, result);
 		ta_line_leave(operation);
-		signal_eventfd(operation);
-		ta_operation_free(operation);
-		ta_complete_end(context);
+		signal_and_end(operation);
 	}
-	settle_counts(ta_process(), write_or_sync, is_poll, phase);
 }
 
 /* The operation's last part has ended. */

@@ -439,6 +439,62 @@ CASE(who_sleeps_is_woken_where_no_descriptor_can_be_made)
 }
 
 /*
+ * The same limit once something is accepted, as a sandbox has it: no file gets a number any more.
+ */
+
+static void forbid_descriptors(void)
+{
+	CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 0, 0 }) == 0);
+}
+
+static void flight_sends(struct flight *flight, io_context_t ctx, enum flying flying)
+{
+	flight_prepares(flight, flying);
+	alone_submit(ctx, &flight->iocbs[flying], 1);
+	atomic_fetch_or(&alone->flown, 1u << flying);
+}
+
+/* The only worker is busy, so that nobody takes in the eventfd of the second read in time. */
+static void signal_without_descriptors(void *argument)
+{
+	struct flight *flight = argument;
+	struct iocb first;
+	io_context_t ctx;
+
+	CHILD_CHECK(setenv("TRUEAIO_THREADS", "1", 1) == 0);
+	ctx = alone_context(8);
+	flight_opens_files(flight);
+	io_prep_pread(&first, flight->buffered, read_blocks[64], BLOCK_BYTES, 64L * BLOCK_BYTES);
+	alone_submit(ctx, &first, 1);
+	alone_say(1);
+	alone_listen(1);
+	flight_sends(flight, ctx, COLD_DISK_READ);
+	forbid_descriptors();
+	alone_say(2);
+	alone_expect_event(ctx, &first, BLOCK_BYTES);
+	flight_lands(flight, ctx);
+	alone_destroy(ctx);
+}
+
+CASE(an_eventfd_is_signalled_where_no_descriptor_can_be_had_any_more)
+{
+	struct flight flight;
+	pid_t child;
+
+	NEEDS_A_PROCESS_OF_ITS_OWN();
+	SKIP_ON_REFERENCE("a cold read holds io_submit");
+	FLIGHT_OPEN(&flight);
+	child = alone_start(signal_without_descriptors, &flight);
+	alone_hear(child, 1, HERE);
+	holdfs_wait_arrived(flight.fs, HOLDFS_READ, 0);
+	alone_tell(1);
+	alone_hear(child, 2, HERE);
+	holdfs_release_all(flight.fs);
+	alone_expect_pass(child, HERE);
+	flight_close(&flight, HERE);
+}
+
+/*
  * With something else in flight EAGAIN is an answer, and never a wait for a peer; once nothing is,
  * the same request is accepted.
  */
