@@ -336,8 +336,9 @@ struct ta_operation {
 		struct ta_operation *next;
 		struct ta_operation *previous;
 	} links[TA_LISTS];
-	struct ta_context *context;
-	struct ta_slot *slot;
+	/* Up to is_sync: what is looked at for others of its line, close together. */
+	int64_t offset; /* -1: a stream's own */
+	int64_t end; /* the first byte behind it; of an append, the last that there can be */
 	uint8_t state;
 	uint8_t target;
 	uint8_t owed_phase; /* of exit(): when it was accepted */
@@ -347,6 +348,8 @@ struct ta_operation {
 	bool cancelled; /* ends with -ECANCELED at the next chance */
 	bool is_unwatched; /* epoll has not taken its file: a worker looks at it now and then */
 	bool is_sync;
+	struct ta_context *context;
+	struct ta_slot *slot;
 	uint16_t poll_events; /* of a POLL; of a parked transfer: what it waits for */
 	uint16_t io_priority;
 	int flags; /* aio_rw_flags */
@@ -357,8 +360,6 @@ struct ta_operation {
 	struct ta_inode *inode; /* in a line of which it stands; NULL: in none */
 	long ready_result;
 	int64_t started_ns;
-	int64_t offset; /* -1: a stream's own */
-	int64_t end; /* the first byte behind it; of an append, the last that there can be */
 	size_t transferred; /* by earlier parts of it */
 	struct iovec *vector;
 	struct iovec *vector_memory; /* where it does not fit inline_vector */

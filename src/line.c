@@ -4,12 +4,13 @@
  *
  * A pipe, socket or terminal has a line for each direction: its operations run one at a time.  A
  * regular file or block device has one: for buffered writes and appends, because kernel AIO carries
- * them out inside io_submit, so that of two to one place the later one stays; and for whatever else
- * must not overtake those.  A file is known by its inode, so that all openings and duplicates share
- * the line.
+ * them out inside io_submit, so that of two to one place the later one stays; for O_DIRECT writes,
+ * which kernel AIO begins there; and for whatever else must not overtake those.  A file is known by
+ * its inode, so that all openings and duplicates share the line.
  *
- * The first of a line is with the workers; it leaves when its event is visible, so that events come
- * in order, too.  offload_lock guards all of it.
+ * With the workers are those that may pass all before them in the line: O_DIRECT writes to places
+ * of their own are in flight together, whatever is strict comes alone.  Each leaves when its event
+ * is visible, so that events of what waited come in order, too.  offload_lock guards all of it.
  */
 #include "work.h"
 
@@ -70,12 +71,29 @@ void ta_inode_leave(struct ta_process *process, struct ta_inode *inode)
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 
-/* As many of a line are looked at for one that may pass it; behind more it waits without a look. */
-#define LOOKED_AT_MAX 64
+/*
+ * So many of a line are looked at for one that may pass it, at least, and as many as there can be
+ * workers; behind more it waits without a look.
+ */
+#define LOOKED_AT_MIN 64
 
 static struct ta_list *line_of(struct ta_inode *inode, const struct ta_operation *operation)
 {
 	return &inode->lines[!ta_is_stream(operation) || ta_transfer_is_write(operation)];
+}
+
+/* Transfers of files and streams alone. */
+static bool has_line(const struct ta_operation *operation)
+{
+	return !operation->is_sync && operation->opcode != IO_CMD_POLL &&
+	       operation->target != TA_TARGET_DEVICE && operation->target != TA_TARGET_LOOSE;
+}
+
+/* Does it wait for whatever is before it? */
+static bool is_strict(const struct ta_operation *operation)
+{
+	return ta_is_stream(operation) || (ta_transfer_is_write(operation) &&
+					   (!operation->is_direct || operation->end == INT64_MAX));
 }
 
 /*
@@ -84,32 +102,28 @@ static struct ta_list *line_of(struct ta_inode *inode, const struct ta_operation
  */
 static bool may_pass(const struct ta_operation *operation, const struct ta_operation *earlier)
 {
-	if (!ta_transfer_is_write(earlier))
+	bool is_apart = operation->offset >= earlier->end || earlier->offset >= operation->end;
+
+	if (is_apart && (earlier->is_direct || !operation->is_direct))
 		return true;
-	if (operation->is_direct && !earlier->is_direct)
-		return false;
-	return operation->offset >= earlier->end || earlier->offset >= operation->end;
+	return !ta_transfer_is_write(earlier);
 }
 
-static bool appends(const struct ta_operation *operation)
+static unsigned looked_at_most(void)
 {
-	return operation->end == INT64_MAX;
+	unsigned workers = ta_workers_get()->limit;
+
+	return workers > LOOKED_AT_MIN ? workers : LOOKED_AT_MIN;
 }
 
-/* Must it stand in the line? */
-static bool belongs(const struct ta_operation *operation, const struct ta_list *line)
+/* Of one that stands in the line, or would be its last. */
+static bool must_wait(const struct ta_operation *operation, const struct ta_list *line)
 {
-	const struct ta_operation *earlier;
-	unsigned looked_at = 0;
+	const struct ta_operation *earlier = line->head;
+	unsigned left = is_strict(operation) ? 0 : looked_at_most();
 
-	if (operation->is_sync || operation->opcode == IO_CMD_POLL ||
-	    operation->target == TA_TARGET_DEVICE || operation->target == TA_TARGET_LOOSE)
-		return false;
-	if (ta_is_stream(operation) ||
-	    (ta_transfer_is_write(operation) && (!operation->is_direct || appends(operation))))
-		return true;
-	for (earlier = line->head; earlier; earlier = earlier->links[TA_LIST_LINE].next)
-		if (++looked_at > LOOKED_AT_MAX || !may_pass(operation, earlier))
+	for (; earlier && earlier != operation; earlier = earlier->links[TA_LIST_LINE].next)
+		if (left-- == 0 || !may_pass(operation, earlier))
 			return true;
 	return false;
 }
@@ -118,19 +132,23 @@ bool ta_line_join(struct ta_operation *operation)
 {
 	struct ta_inode *inode = operation->hold ? operation->hold->inode : NULL;
 	struct ta_list *line;
+	bool waits;
 
 	/* Or it is the first already. */
-	if (!inode || operation->inode)
+	if (!inode || operation->inode || !has_line(operation))
 		return true;
 	line = line_of(inode, operation);
-	if (!belongs(operation, line))
+	waits = must_wait(operation, line);
+	/* Nothing waits for a read of a file. */
+	if (!waits && !ta_is_stream(operation) && !ta_transfer_is_write(operation))
 		return true;
 	operation->inode = inode;
 	inode->users++;
+	inode->is_waited_in |= waits;
 	if (!ta_is_stream(operation))
 		atomic_fetch_add(&ta_process()->in_lines, 1);
 	ta_list_push(line, operation, TA_LIST_LINE);
-	return line->head == operation;
+	return !waits;
 }
 
 bool ta_line_begin(struct ta_operation *operation, const struct ta_file_identity *identity)
@@ -164,7 +182,7 @@ bool ta_line_is_free(const struct ta_operation *operation, const struct ta_file_
 	ta_lock(&process->offload_lock);
 	inode = find(process, identity);
 	line = inode ? line_of(inode, operation) : NULL;
-	is_free = !line || !line->head || !belongs(operation, line);
+	is_free = !line || !line->head || !has_line(operation) || !must_wait(operation, line);
 	ta_unlock(&process->offload_lock);
 	return is_free;
 }
@@ -185,14 +203,37 @@ bool ta_line_is_busy_slow(int fd)
 	return is_busy;
 }
 
-/* One that was cancelled meanwhile has its end already. */
+/*
+ * Queues those whose turn has come.  How many.  One that was cancelled has its end already.  The
+ * first of a line waits for nobody, so that there is always one that will leave.
+ */
+static uint32_t go_on(struct ta_workers *workers, const struct ta_list *line)
+{
+	struct ta_operation *operation = line->head, *next;
+	unsigned left = looked_at_most();
+	uint32_t begun = 0;
+
+	for (; operation && left-- > 0; operation = next) {
+		next = operation->links[TA_LIST_LINE].next;
+		if (operation->state != TA_OPERATION_IN_LINE)
+			continue;
+		if (!must_wait(operation, line)) {
+			ta_queue_push(workers, operation);
+			begun++;
+		} else if (is_strict(operation)) {
+			break;
+		}
+	}
+	return begun;
+}
+
 void ta_line_leave(struct ta_operation *operation)
 {
 	struct ta_workers *workers = ta_workers_get();
 	struct ta_process *process = ta_process();
 	struct ta_inode *inode = operation->inode;
-	struct ta_operation *first;
 	struct ta_list *line;
+	uint32_t begun = 0;
 
 	if (!inode)
 		return;
@@ -202,12 +243,8 @@ void ta_line_leave(struct ta_operation *operation)
 	if (!ta_is_stream(operation))
 		atomic_fetch_sub(&process->in_lines, 1);
 	operation->inode = NULL;
-	first = line->head;
+	if (inode->is_waited_in)
+		begun = go_on(workers, line);
 	ta_inode_leave(process, inode);
-	if (first && first->state == TA_OPERATION_IN_LINE) {
-		ta_queue_push(workers, first);
-		ta_workers_announce(workers, 1);
-	} else {
-		ta_unlock(&process->offload_lock);
-	}
+	ta_workers_announce(workers, begun);
 }

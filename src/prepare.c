@@ -243,8 +243,9 @@ static bool is_ours(const struct ta_operation *operation, const struct ta_file_i
 		return operation->target != TA_TARGET_DEVICE || !ta_transfer_is_write(operation);
 	case S_IFREG:
 	case S_IFBLK:
+		/* Direct ones in line would keep each other there, and from the kernel. */
 		if (ta_transfer_is_write(operation))
-			return ta_file_is_on_disk(identity);
+			return !operation->is_direct && ta_file_is_on_disk(identity);
 		/* A number that was a stream's may be a file now that has no such read. */
 		return !operation->is_direct && operation->slot->file_class != TA_FILE_STREAM;
 	default:

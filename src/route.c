@@ -113,7 +113,8 @@ static bool is_ours(struct ta_batch *batch, struct ta_slot *slot)
 void ta_route(struct ta_batch *batch, struct ta_slot *slot)
 {
 	/* What the kernel would do must not overtake what stands in a line of its file. */
-	if (!is_ours(batch, slot) && !ta_line_is_busy(slot->iocb.aio_fildes))
+	if (!is_ours(batch, slot) &&
+	    (slot->state != TA_SLOT_KERNEL || !ta_line_is_busy(slot->iocb.aio_fildes)))
 		return;
 	slot->state = TA_SLOT_SUBMITTING;
 	batch->mixed = true;

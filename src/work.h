@@ -27,6 +27,7 @@ struct ta_inode {
 	uint64_t inode;
 	uint32_t users; /* holds, and operations in its lines */
 	uint32_t running[2]; /* with workers: transfers, and fsyncs */
+	bool is_waited_in; /* somebody has waited in a line */
 	struct ta_list lines[2]; /* reads of a stream; everything else */
 };
 

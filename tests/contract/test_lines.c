@@ -197,6 +197,227 @@ CASE(direct_requests_do_not_overtake_durable_writes)
 }
 
 /*
+ * Behind O_DIRECT writes.  Kernel AIO begins them inside io_submit, and how the disk goes on is its
+ * own affair; on threads of ours they have to take turns.
+ */
+
+#define NEEDS_THREADS()                                                                            \
+	do {                                                                                       \
+		if (!on_threads())                                                                 \
+			SKIP("the kernel begins them in order, and the disk ends them in any");    \
+	} while (0)
+
+enum behind {
+	BEHIND_BUFFERED_WRITE,
+	BEHIND_DIRECT_WRITE,
+	BEHIND_DURABLE_WRITE,
+	BEHIND_BUFFERED_READ,
+	BEHIND_DIRECT_READ,
+	BEHINDS,
+};
+
+static const char *const behind_names[BEHINDS] = { "a buffered write", "a direct write",
+						   "a durable write", "a buffered read",
+						   "a direct read" };
+
+static void come_behind(struct place *place, enum behind behind, int round)
+{
+	bool reads = behind >= BEHIND_BUFFERED_READ;
+	bool direct = behind == BEHIND_DIRECT_WRITE || behind == BEHIND_DIRECT_READ;
+	int fd = direct ? place->direct : place->file;
+	struct iovec vector = { place->newer, WRITE_BYTES };
+	struct iocb iocbs[2];
+	char first, last;
+
+	memset(place->older, 'a' + round % 20, WRITE_BYTES);
+	memset(place->newer, 'b' + round % 20, WRITE_BYTES);
+	io_prep_pwrite(&iocbs[0], place->direct, place->older, WRITE_BYTES, 0);
+	if (behind == BEHIND_DURABLE_WRITE)
+		io_prep_pwritev2(&iocbs[1], fd, &vector, 1, 0, RWF_DSYNC);
+	else if (reads)
+		io_prep_pread(&iocbs[1], fd, place->found, WRITE_BYTES, 0);
+	else
+		io_prep_pwrite(&iocbs[1], fd, place->newer, WRITE_BYTES, 0);
+	if (round % 2)
+		expect_all_submitted(place->ctx, iocbs, 2, HERE);
+	for (int i = 0; i < 2; i++)
+		if (!(round % 2))
+			expect_submitted(place->ctx, &iocbs[i], HERE);
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq((long)take_event(place->ctx, HERE).res, WRITE_BYTES);
+	if (!reads)
+		ck_assert_int_eq(pread(place->file, place->found, WRITE_BYTES, 0), WRITE_BYTES);
+	first = place->found[0];
+	last = place->found[WRITE_BYTES - 1];
+	ck_assert_msg(first == (reads ? place->older : place->newer)[0] && last == first,
+		      "%s, round %d: found '%c' and '%c'", behind_names[behind], round, first,
+		      last);
+}
+
+CASE(nothing_overtakes_a_direct_write_to_its_place)
+{
+	struct place place;
+
+	NEEDS_THREADS();
+	NEEDS_FLAGS();
+	if (!place_open(&place)) {
+		place_close(&place);
+		SKIP("no O_DIRECT here");
+	}
+	for (int behind = 0; behind < BEHINDS; behind++)
+		for (int round = 0; round < 40; round++)
+			come_behind(&place, (enum behind)behind, round);
+	place_close(&place);
+}
+
+/* Of those to few places, more than are looked at when one joins; some are cancelled. */
+#define CROWD 400
+#define CROWD_PLACES 40
+
+struct crowd {
+	io_context_t ctx;
+	int file, direct;
+	char *bytes;
+	struct iocb iocbs[CROWD];
+	bool cancelled[CROWD];
+};
+
+static char *bytes_of(struct crowd *crowd, int i)
+{
+	return crowd->bytes + (size_t)i * BLOCK_BYTES;
+}
+
+static bool is_read(const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IO_CMD_PREAD;
+}
+
+/* What the last write to the place wrote, of those before. */
+static char expected_of(struct crowd *crowd, int before, long long offset)
+{
+	for (int i = before - 1; i >= 0; i--)
+		if (!is_read(&crowd->iocbs[i]) && !crowd->cancelled[i] &&
+		    crowd->iocbs[i].u.c.offset == offset)
+			return bytes_of(crowd, i)[0];
+	return 0;
+}
+
+/* Later writes wait for no read. */
+static bool finds_no_older(struct crowd *crowd, int read)
+{
+	int before = read;
+
+	while (before <= CROWD && expected_of(crowd, before, crowd->iocbs[read].u.c.offset) !=
+					  bytes_of(crowd, read)[0])
+		before++;
+	return before <= CROWD;
+}
+
+static void submit_crowd(struct crowd *crowd, unsigned *random)
+{
+	memset(crowd->cancelled, 0, sizeof(crowd->cancelled));
+	for (int i = 0; i < CROWD; i++) {
+		unsigned dice = (unsigned)rand_r(random);
+		long long offset = dice / 64 % CROWD_PLACES * (long long)BLOCK_BYTES;
+		int fd = dice % 64 < 2 ? crowd->file : crowd->direct;
+
+		memset(bytes_of(crowd, i), 1 + i % 100, BLOCK_BYTES);
+		if (dice % 4 == 3)
+			io_prep_pread(&crowd->iocbs[i], fd, bytes_of(crowd, i), BLOCK_BYTES,
+				      offset);
+		else
+			io_prep_pwrite(&crowd->iocbs[i], fd, bytes_of(crowd, i), BLOCK_BYTES,
+				       offset);
+		expect_submitted(crowd->ctx, &crowd->iocbs[i], HERE);
+		if (dice % 16 == 4)
+			io_cancel(crowd->ctx, &crowd->iocbs[i - (i > 0)], NULL);
+	}
+}
+
+static void look_at_crowd(struct crowd *crowd)
+{
+	char found[BLOCK_BYTES];
+
+	for (int i = 0; i < CROWD; i++) {
+		struct io_event event = take_event(crowd->ctx, HERE);
+
+		crowd->cancelled[event.obj - crowd->iocbs] = (long)event.res == -ECANCELED;
+		ck_assert((long)event.res == -ECANCELED || event.res == BLOCK_BYTES);
+	}
+	for (int i = 0; i < CROWD; i++)
+		ck_assert_msg(!is_read(&crowd->iocbs[i]) || crowd->cancelled[i] ||
+				      finds_no_older(crowd, i),
+			      "read %d found %d", i, bytes_of(crowd, i)[0]);
+	for (long long offset = 0; offset < CROWD_PLACES * BLOCK_BYTES; offset += BLOCK_BYTES) {
+		ck_assert_int_eq(pread(crowd->file, found, BLOCK_BYTES, offset), BLOCK_BYTES);
+		ck_assert_int_eq(found[0], expected_of(crowd, CROWD, offset));
+	}
+}
+
+CASE(a_crowd_of_direct_requests_keeps_the_order_of_each_place)
+{
+	static struct crowd crowd;
+	unsigned random = 1;
+
+	NEEDS_THREADS();
+	crowd.file = scratch_file(0);
+	crowd.direct = reopen_file(crowd.file, O_RDWR | O_DIRECT);
+	if (crowd.direct < 0)
+		SKIP("no O_DIRECT here");
+	crowd.ctx = new_context(CROWD);
+	crowd.bytes = aligned_buffer((size_t)CROWD * BLOCK_BYTES);
+	for (int round = 0; round < 20; round++) {
+		/* Zeroes, as what nothing is written to. */
+		ck_assert_int_eq(ftruncate(crowd.file, 0), 0);
+		ck_assert_int_eq(ftruncate(crowd.file, CROWD_PLACES * BLOCK_BYTES), 0);
+		submit_crowd(&crowd, &random);
+		look_at_crowd(&crowd);
+	}
+	free_context_without_events(crowd.ctx, HERE);
+	free(crowd.bytes);
+	close(crowd.direct);
+	close(crowd.file);
+}
+
+static void has_arrived(struct scene *scene, unsigned count)
+{
+	send_witness(scene);
+	ck_assert_uint_eq(count_of_file(scene->fs, HOLDFS_READ | HOLDFS_WRITE, SUBJECT), count);
+}
+
+CASE(a_direct_request_waits_for_nothing_but_a_write_to_its_place)
+{
+	struct scene scene;
+	struct iocb first, iocbs[5];
+	unsigned index;
+
+	NEEDS_THREADS();
+	SCENE_OPEN(&scene);
+	holdfs_hold(scene.fs, HOLDFS_READ | HOLDFS_WRITE);
+	prepare_write(&first, scene.fd, 1);
+	expect_submitted(scene.ctx, &first, HERE);
+	index = wait_transfer(&scene, 1);
+	prepare_write(&iocbs[0], scene.fd, 1);
+	prepare_read(&iocbs[1], scene.fd, 1);
+	prepare_write(&iocbs[2], scene.fd, 2);
+	prepare_read(&iocbs[3], scene.fd, 3);
+	prepare_write(&iocbs[4], scene.fd, 4);
+	expect_all_submitted(scene.ctx, iocbs, 5, HERE);
+	for (unsigned block = 2; block <= 4; block++)
+		wait_transfer(&scene, block);
+	has_arrived(&scene, 4);
+	holdfs_release(scene.fs, index, 0);
+	index = wait_operation(scene.fs, HOLDFS_WRITE, SUBJECT, 3);
+	has_arrived(&scene, 5);
+	holdfs_release(scene.fs, index, 0);
+	wait_operation(scene.fs, HOLDFS_READ, SUBJECT, 1);
+	holdfs_release_all(scene.fs);
+	for (int i = 0; i < 6; i++)
+		ck_assert_int_eq((long)take_event(scene.ctx, HERE).res, BLOCK_BYTES);
+	scene_close(&scene);
+}
+
+/*
  * Reads behind writes, all through the page cache or not, of one open description or two.
  */
 
