@@ -242,7 +242,7 @@ enum ta_verdict ta_at_once(struct ta_batch *batch)
 	asked = ta_bytes_asked(iocb);
 	if (!has_place(iocb, asked))
 		return TA_VERDICT_KERNEL;
-	if (ta_line_is_busy(iocb->aio_fildes))
+	if (ta_unlikely(!ta_lines_are_empty()) && ta_line_is_before(iocb, asked))
 		return TA_VERDICT_WORK;
 	/* A class that was taken at first sight may be settled by now, or is where it matters. */
 	if (slot->file_class == TA_FILE_BUFFERED)

@@ -187,6 +187,20 @@ bool ta_line_is_free(const struct ta_operation *operation, const struct ta_file_
 	return is_free;
 }
 
+bool ta_line_is_before(const struct iocb *iocb, long bytes)
+{
+	const struct ta_operation like = {
+		.opcode = (uint8_t)iocb->aio_lio_opcode,
+		.target = TA_TARGET_FILE,
+		.offset = iocb->u.c.offset,
+		.end = iocb->u.c.offset + bytes,
+	};
+	struct ta_file_identity identity;
+
+	return ta_file_identify(iocb->aio_fildes, &identity) == 0 &&
+	       !ta_line_is_free(&like, &identity);
+}
+
 bool ta_line_is_busy_slow(int fd)
 {
 	struct ta_process *process = ta_process();

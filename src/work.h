@@ -53,6 +53,8 @@ static inline bool ta_line_is_busy(int fd)
 {
 	return ta_unlikely(!ta_lines_are_empty()) && ta_line_is_busy_slow(fd);
 }
+/* Without offload_lock: must a transfer through the page cache wait for others of its file? */
+TA_HIDDEN bool ta_line_is_before(const struct iocb *iocb, long bytes);
 /* Without offload_lock: would the operation, on this file, find nobody before it? */
 TA_HIDDEN bool ta_line_is_free(const struct ta_operation *operation,
 			       const struct ta_file_identity *identity);
