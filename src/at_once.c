@@ -270,12 +270,14 @@ void ta_at_once_leave(struct ta_batch *batch)
 	if (!batch->is_counted)
 		return;
 	batch->is_counted = false;
-	ta_context_leave_at_once(batch->context, batch->generation, batch);
+	ta_context_leave_at_once(batch->context, batch->generation);
+	if (ta_unlikely(batch->outer.batch != NULL))
+		ta_thread.brief = batch->outer;
 }
 
 /*
- * A handler has left an io_submit of this thread: what has no event by now gets none.  For the
- * program it was never accepted.
+ * A handler has left the io_submit of this thread that is recorded: what has no event by now gets
+ * none.  For the program it was never accepted.
  */
 TA_COLD void ta_at_once_abandon(void)
 {
@@ -287,7 +289,7 @@ TA_COLD void ta_at_once_abandon(void)
 	ta_lock(&context->lock);
 	if (context->generation == brief.generation)
 		ta_slots_abandon(context, brief.sequence, brief.latest);
-	ta_context_leave_at_once(context, brief.generation, brief.batch);
+	ta_context_leave_at_once(context, brief.generation);
 	ta_unlock(&context->lock);
 	ta_signals_set(&before, NULL);
 }

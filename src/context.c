@@ -492,14 +492,13 @@ void ta_context_leave(struct ta_context *context)
  * The same for one that was counted in context->at_once, in this generation.  A handler that jumps
  * out between the two steps leaves one too many counted, never too few.
  */
-void ta_context_leave_at_once(struct ta_context *context, uint32_t generation, const void *batch)
+void ta_context_leave_at_once(struct ta_context *context, uint32_t generation)
 {
 	/* It may be another context by now: wait_for_brief_ones. */
 	bool is_counted =
 		context->at_once > 0 && context->generation - generation <= GENERATION_STEP_MAX;
 
-	if (ta_thread.brief.batch == batch)
-		ta_thread.brief.batch = NULL;
+	ta_thread.brief.batch = NULL;
 	atomic_signal_fence(memory_order_seq_cst);
 	if (is_counted)
 		announce_zero(context, --context->at_once);

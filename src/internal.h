@@ -650,8 +650,7 @@ static inline bool ta_context_is_of(const struct ta_context *context, uint32_t g
 	return __atomic_load_n(&context->generation, __ATOMIC_RELAXED) == generation;
 }
 
-TA_HIDDEN void ta_context_leave_at_once(struct ta_context *context, uint32_t generation,
-					const void *batch);
+TA_HIDDEN void ta_context_leave_at_once(struct ta_context *context, uint32_t generation);
 TA_HIDDEN void *ta_retirer(void *process);
 TA_HIDDEN struct ta_slot *ta_slots_grow(struct ta_context *context);
 TA_HIDDEN void ta_slots_abandon(struct ta_context *context, uint64_t after, uint64_t latest);

@@ -153,16 +153,31 @@ void ta_operation_enroll(struct ta_operation *operation, uint8_t state)
 	ta_work_finish(&work);
 }
 
-/* Does a signal wait for the end of io_submit? */
+static bool is_ignored(int signal_number)
+{
+	struct sigaction action;
+
+	if (sigaction(signal_number, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
+		return true;
+	return action.sa_handler == SIG_DFL &&
+	       (signal_number == SIGCHLD || signal_number == SIGCONT || signal_number == SIGURG ||
+		signal_number == SIGWINCH);
+}
+
+/* Does a signal wait for the end of io_submit?  Blocked ones do even where they are ignored. */
 static bool is_interrupted(const struct ta_signals *open)
 {
+	const int bits = 8 * sizeof(open->words[0]);
 	struct ta_signals pending = ta_signals_pending();
-	bool is_any = false;
-	size_t i;
+	int i;
 
-	for (i = 0; i < sizeof(pending.words) / sizeof(pending.words[0]); i++)
-		is_any |= (pending.words[i] & ~open->words[i]) != 0;
-	return is_any;
+	for (i = 0; i < 8 * TA_SIGNAL_SET_BYTES; i++) {
+		unsigned long bit = 1ul << i % bits;
+
+		if (pending.words[i / bits] & ~open->words[i / bits] & bit && !is_ignored(i + 1))
+			return true;
+	}
+	return false;
 }
 
 /*

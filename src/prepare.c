@@ -311,17 +311,26 @@ static bool is_alone(const struct ta_operation *operation)
 	return is_alone;
 }
 
+/* From here on it is the caller's, and its eventfd is signalled by number. */
+static void let_go(struct ta_operation *operation)
+{
+	ta_hold_release(operation->hold);
+	ta_hold_release(operation->eventfd);
+	operation->hold = operation->eventfd = NULL;
+}
+
 /*
  * The file or the eventfd cannot be captured.  What might hold the caller for ever is refused while
- * there is something in flight whose end can be waited for.
+ * there is something in flight whose end can be waited for; what has begun goes on.
  */
 static int choose_without_capture(struct ta_operation *operation, int fd,
 				  const struct ta_file_identity *identity)
 {
 	bool may_wait = ta_is_stream(operation) && !operation->nonblocking;
 
-	ta_hold_release(operation->hold);
-	operation->hold = NULL;
+	let_go(operation);
+	if (operation->transferred > 0)
+		return WAY_CALLER;
 	ta_line_leave(operation);
 	if (!ta_line_is_free(operation, identity))
 		return -EAGAIN;
@@ -333,14 +342,10 @@ static int choose_without_capture(struct ta_operation *operation, int fd,
 									    : WAY_KERNEL;
 }
 
-/*
- * No worker can go on with it, or its number is another file's by now: the caller is told how far
- * it has come, as by a full disk.
- */
+/* Its number is another file's by now: the caller is told how far it has come. */
 static int end_in_part(struct ta_operation *operation)
 {
-	ta_hold_release(operation->hold);
-	operation->hold = NULL;
+	let_go(operation);
 	operation->ready_result = 0;
 	operation->state = TA_OPERATION_ENDED;
 	return WAY_CALLER;
@@ -408,9 +413,9 @@ static int choose(struct ta_operation *operation, int fd, const struct ta_file_i
 	if (ends_at_once(operation, fd, identity))
 		return WAY_CALLER;
 	result = capture(operation, fd, identity, file_flags);
-	if (operation->transferred > 0 && (result < 0 || !ta_file_is_still(fd, identity)))
+	if (operation->transferred > 0 && !ta_file_is_still(fd, identity))
 		return end_in_part(operation);
-	if (result == -ENFILE)
+	if (result == -ENFILE || (result < 0 && operation->transferred > 0))
 		return choose_without_capture(operation, fd, identity);
 	return result < 0 ? result : WAY_WORKERS;
 }
@@ -525,8 +530,6 @@ int ta_operation_prepare(struct ta_context *context, struct ta_slot *slot, uint3
 void ta_operation_discard(struct ta_operation *operation)
 {
 	ta_line_leave(operation);
-	ta_hold_release(operation->hold);
-	ta_hold_release(operation->eventfd);
-	operation->hold = operation->eventfd = NULL;
+	let_go(operation);
 	ta_operation_free(operation);
 }

@@ -380,14 +380,17 @@ static inline int announce(struct ta_batch *batch)
 static inline int carry_at_once(struct ta_batch *batch, struct ta_slot *slot)
 {
 	enum ta_verdict verdict = ta_at_once(batch);
+	int result;
 
 	if (ta_likely(verdict == TA_VERDICT_DONE))
 		return announce(batch);
 	if (ta_unlikely(verdict == TA_VERDICT_GONE))
 		return -EINVAL;
-	if (verdict == TA_VERDICT_KERNEL && batch->context->mode == TA_CONTEXT_MEDIATED)
-		return leave_to_kernel(batch, slot);
-	return carry_out(batch, slot, slot->result);
+	if (verdict != TA_VERDICT_KERNEL || batch->context->mode != TA_CONTEXT_MEDIATED)
+		return carry_out(batch, slot, slot->result);
+	/* It may refuse it, and signals are delivered when the system call returns. */
+	result = begin_in_earnest(batch);
+	return result == 0 ? leave_to_kernel(batch, slot) : result;
 }
 
 /* It stands alone in its batch. */
@@ -565,12 +568,26 @@ static long submit_batch(struct ta_batch *batch, long nr)
 	return result > 0 ? result : 0;
 }
 
+/*
+ * A call of this thread is recorded.  It may be one that a handler has interrupted; but not if it
+ * had its batch where this one is: then the handler has jumped out of it.
+ */
+static TA_COLD void abandon_what_was_here(const struct ta_batch *batch)
+{
+	const char *here = (const char *)batch, *there = ta_thread.brief.batch;
+
+	if (there < here + sizeof(*batch) && here < there + sizeof(*batch))
+		ta_at_once_abandon();
+}
+
 /* io_submit(3): the number accepted, or the first element's error. */
 int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct iocb **iocbs)
 {
 	struct ta_batch batch;
 	long total = 0;
 
+	if (ta_unlikely(ta_thread.brief.batch != NULL))
+		abandon_what_was_here(&batch);
 	do {
 		struct ta_context *context;
 		long step, accepted;

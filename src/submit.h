@@ -45,6 +45,7 @@ struct ta_batch {
 	int64_t tick_ns;
 	struct ta_signals signals; /* those that were blocked before */
 	struct ta_work work; /* of a look at what is in flight */
+	struct ta_brief outer; /* of a call of this thread that a handler has interrupted */
 	struct ta_slot *slots[TA_BATCH_MAX]; /* NULL: a NOOP */
 };
 
@@ -178,17 +179,19 @@ TA_HIDDEN void ta_at_once_leave(struct ta_batch *batch);
 
 /*
  * From here on signals are open, and slots are this thread's alone: a handler may leave them
- * behind.  The lock is held.
+ * behind.  The call that it has interrupted has its record back when this one leaves.  The lock is
+ * held.
  */
 static inline void ta_at_once_enter(struct ta_batch *batch)
 {
 	struct ta_context *context = batch->context;
 
 	batch->is_counted = true;
-	if (ta_unlikely(ta_thread.brief.batch != NULL)) {
-		context->at_once++;
-		return;
-	}
+	batch->outer.batch = NULL;
+	if (ta_unlikely(ta_thread.brief.batch != NULL))
+		batch->outer = ta_thread.brief;
+	ta_thread.brief.batch = NULL;
+	atomic_signal_fence(memory_order_seq_cst);
 	ta_thread.brief.context = context;
 	ta_thread.brief.generation = batch->generation;
 	ta_thread.brief.sequence = batch->sequence;

@@ -111,27 +111,24 @@ void ta_thread_abandon_locks(void)
 #define STACK_REACH (1024 * 1024)
 
 /*
- * A handler may have interrupted this thread at that place of its stack, and jumped out instead of
- * returning.  Then the place lies below the function that calls now; in a handler that is still at
- * it, it lies above.
+ * A handler may have interrupted this thread while it held a lock, and jumped out instead of
+ * returning.  Then the function that took the lock stands below the one that calls now; in a
+ * handler that is still at it, it stands above.  What the lock guards may have been left with a
+ * slot too few.
  */
-static bool has_left(const char *place, const char *frame)
+TA_COLD bool ta_thread_was_left(const char *frame)
 {
 	stack_t stack;
 
-	return frame >= place && frame - place <= STACK_REACH &&
-	       ta_syscall2(SYS_sigaltstack, NULL, &stack) == 0 && !(stack.ss_flags & SS_ONSTACK);
-}
-
-/* What a lock guards may have been left with a slot too few. */
-TA_COLD bool ta_thread_look_inside(const char *frame)
-{
-	if (ta_thread.locks_held != 0 && !has_left(ta_thread.frame, frame))
-		return true;
+	if (frame < ta_thread.frame || frame - ta_thread.frame > STACK_REACH)
+		return false;
+	/* The C library keeps this at the top of a thread's stack: what is above is another one. */
+	if ((const char *)&ta_thread > ta_thread.frame && (const char *)&ta_thread < frame)
+		return false;
+	if (ta_syscall2(SYS_sigaltstack, NULL, &stack) < 0 || stack.ss_flags & SS_ONSTACK)
+		return false;
 	ta_thread_abandon_locks();
-	if (ta_thread.brief.batch && has_left(ta_thread.brief.batch, frame))
-		ta_at_once_abandon();
-	return false;
+	return true;
 }
 
 int ta_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)

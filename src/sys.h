@@ -103,7 +103,7 @@ struct ta_thread {
 	const char *frame; /* of the function that took the first */
 	struct ta_lock *held
 		[TA_LOCKS_MAX]; /* in the order in which they were taken; NULL: ta_thread_enter */
-	struct ta_brief brief; /* of the outermost call */
+	struct ta_brief brief; /* of the latest call */
 	const void *ring; /* the latest that it has looked into, and its size */
 	size_t ring_bytes;
 	const void *setup_caller; /* who called io_queue_init, while that calls io_setup */
@@ -192,13 +192,13 @@ TA_HIDDEN void ta_context_mend(struct ta_lock *lock);
 /* at_once.c: what this thread has left in io_submit. */
 TA_HIDDEN void ta_at_once_abandon(void);
 
-TA_HIDDEN bool ta_thread_look_inside(const char *frame);
+TA_HIDDEN bool ta_thread_was_left(const char *frame);
 
 /* True in a signal handler that interrupted this thread between a lock and its release. */
 static inline bool ta_thread_is_inside(void)
 {
-	return ta_unlikely(ta_thread.locks_held != 0 || ta_thread.brief.batch) &&
-	       ta_thread_look_inside(__builtin_frame_address(0));
+	return ta_unlikely(ta_thread.locks_held != 0) &&
+	       !ta_thread_was_left(__builtin_frame_address(0));
 }
 
 /* A set of signals as the kernel has it: shorter than the C library's. */

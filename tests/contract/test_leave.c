@@ -1667,3 +1667,101 @@ CASE(threads_that_end_after_jumps_out_of_reads_leave_no_place_taken)
 	SKIP_UNDER_THREAD_SANITIZER();
 	leave_in_a_storm(mortal_readers_run);
 }
+
+/*
+ * A handler that comes back has left nothing, on whatever stack it runs and submits.
+ */
+
+enum { COPIES = 40, COPY_BYTES = 65536, STACK_BYTES = 262144 };
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1u << 31)
+#endif
+
+static struct visit {
+	io_context_t ctx;
+	int file;
+	void *stack;
+	_Atomic bool inside;
+	_Atomic int visits;
+} visit;
+
+static __thread bool is_visited;
+
+static void submit_meanwhile(int number)
+{
+	static char byte;
+	static struct iocb iocb;
+	struct iocb *batch = &iocb;
+
+	(void)number;
+	if (!is_visited || !atomic_exchange(&visit.inside, false))
+		return;
+	io_prep_pread(&iocb, visit.file, &byte, 1, 0);
+	if (io_submit(visit.ctx, 1, &batch) == 1)
+		atomic_fetch_add(&visit.visits, 1);
+}
+
+static void *copying_run(void *argument)
+{
+	static char bytes[COPY_BYTES];
+	struct iocb iocbs[COPIES], *batch[COPIES];
+	stack_t stack = { .ss_sp = visit.stack,
+			  .ss_size = COPY_BYTES,
+			  .ss_flags = argument ? (int)SS_AUTODISARM : 0 };
+
+	ck_assert_int_eq(sigaltstack(&stack, NULL), 0);
+	for (int i = 0; i < COPIES; i++) {
+		io_prep_pwrite(&iocbs[i], visit.file, bytes, COPY_BYTES, 2LL * i * COPY_BYTES);
+		batch[i] = &iocbs[i];
+	}
+	is_visited = true;
+	atomic_store(&visit.inside, true);
+	ck_assert_int_eq(io_submit(visit.ctx, COPIES, batch), COPIES);
+	/* Or it comes now. */
+	while (atomic_load(&visit.inside))
+		contract_pause();
+	return NULL;
+}
+
+CASE(a_handler_on_another_stack_takes_nothing_from_its_call)
+{
+	enum { ROUNDS = 40 };
+	struct sigaction action = { .sa_handler = submit_meanwhile, .sa_flags = SA_ONSTACK };
+	struct io_event events[COPIES + 1];
+	pthread_attr_t attributes;
+	char *stacks;
+
+	SKIP_UNDER_THREAD_SANITIZER();
+	memset(&visit, 0, sizeof(visit));
+	visit.ctx = new_context(2 * COPIES);
+	visit.file = memfd_create("copies", MFD_CLOEXEC);
+	/* The handler's stack is right above the thread's. */
+	stacks = mmap(NULL, STACK_BYTES + COPY_BYTES, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	visit.stack = stacks + STACK_BYTES;
+	pthread_attr_init(&attributes);
+	ck_assert_int_eq(pthread_attr_setstack(&attributes, stacks, STACK_BYTES), 0);
+	ck_assert_int_eq(sigaction(SIGUSR1, &action, NULL), 0);
+	for (int i = 0; i < ROUNDS; i++) {
+		int before = atomic_load(&visit.visits), expected;
+		pthread_t thread;
+
+		ck_assert_int_eq(
+			pthread_create(&thread, &attributes, copying_run, i % 2 ? &visit : NULL),
+			0);
+		while (!atomic_load(&visit.inside))
+			;
+		pthread_kill(thread, SIGUSR1);
+		pthread_join(thread, NULL);
+		expected = COPIES + atomic_load(&visit.visits) - before;
+		ck_assert_int_eq(io_getevents(visit.ctx, expected, COPIES + 1, events, NULL),
+				 expected);
+	}
+	ck_assert_int_gt(atomic_load(&visit.visits), 0);
+	pthread_attr_destroy(&attributes);
+	munmap(stacks, STACK_BYTES + COPY_BYTES);
+	close(visit.file);
+	restore_signal(SIGUSR1);
+	free_context_without_events(visit.ctx, HERE);
+}

@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
@@ -32,7 +33,8 @@ enum stream_kind {
 	STREAM_KINDS,
 };
 
-static void open_tcp(struct stream *stream)
+/* With so little room, or as it comes: 0. */
+static void open_tcp(struct stream *stream, int room)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET,
 				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -40,6 +42,13 @@ static void open_tcp(struct stream *stream)
 	int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	stream->writer = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	for (int i = 0; room > 0 && i < 2; i++) {
+		int fd = i ? server : stream->writer, segment = 536;
+
+		setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment));
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+	}
 	ck_assert_int_eq(bind(server, (struct sockaddr *)&address, length), 0);
 	ck_assert_int_eq(listen(server, 1), 0);
 	ck_assert_int_eq(getsockname(server, (struct sockaddr *)&address, &length), 0);
@@ -80,7 +89,7 @@ static struct stream open_stream(enum stream_kind kind)
 		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 		break;
 	case STREAM_TCP:
-		open_tcp(&stream);
+		open_tcp(&stream, 0);
 		return stream;
 	case STREAM_TERMINAL:
 	case STREAM_KINDS:
@@ -372,16 +381,23 @@ static void take_all(void *argument)
 	take(reading->fd, reading->place, reading->bytes);
 }
 
+/* First by one that is ignored: the writer has looked for signals several times since. */
 static void interrupt(void *argument)
 {
 	const pthread_t *writer = argument;
+	struct task_look before, now;
 
 	while (!task_is_blocked(interrupted_task))
 		contract_pause();
+	pthread_kill(*writer, SIGURG);
+	ck_assert(task_look(interrupted_task, &before));
+	do
+		contract_pause();
+	while (task_look(interrupted_task, &now) && now.switches < before.switches + 6);
 	pthread_kill(*writer, SIGUSR1);
 }
 
-/* Nobody reads: only a signal ends it. */
+/* Nobody reads: only a signal that has a handler ends it. */
 static void interrupt_write(io_context_t ctx, int fd, char *bytes, size_t count)
 {
 	pthread_t self = pthread_self();
@@ -466,6 +482,60 @@ CASE(a_write_that_no_worker_can_finish_is_written_whole)
 		SKIP("an emulator has no seccomp");
 	/* The filter ends with its thread. */
 	worker_start(&writer, write_without_workers, NULL);
+	worker_join(&writer);
+}
+
+/* TCP takes a part at once where its room ends there: the rest goes on in the caller. */
+static void begin_without_workers(void *unused)
+{
+	enum { BYTES = 4096, ROUNDS = 40, NARROW = 4608 };
+	static char bytes[BYTES], received[1 << 20];
+	io_context_t ctx = new_context(8);
+	struct stream stream = { .name = "a narrow tcp" };
+	struct reading reading = { .place = received, .writer = gettid() };
+	int counter = open_eventfd(0, EFD_CLOEXEC);
+
+	(void)unused;
+	open_tcp(&stream, NARROW);
+	reading.fd = stream.reader;
+	expect_served(ctx, &stream);
+	ck_assert(refuse_messages_but_to(stream.writer));
+	for (int i = 0; i < ROUNDS; i++) {
+		struct pollfd room = { stream.writer, POLLOUT, 0 };
+		size_t filled = fill(stream.writer);
+		struct worker reader;
+		struct iocb iocb;
+		uint64_t count;
+		ssize_t got;
+
+		ck_assert_uint_lt(filled, sizeof(received) - BYTES);
+		for (; poll(&room, 1, 1) == 0; filled -= 300)
+			take(stream.reader, received, 300);
+		/* Somewhere there the room is less than the request. */
+		got = send(stream.writer, bytes, (size_t)i * 100, MSG_DONTWAIT);
+		filled += got > 0 ? (size_t)got : 0;
+		reading.bytes = filled + BYTES;
+		worker_start(&reader, take_all, &reading);
+		io_prep_pwrite(&iocb, stream.writer, bytes, BYTES, 0);
+		io_set_eventfd(&iocb, counter);
+		expect_result(ctx, &iocb, BYTES, HERE);
+		ck_assert_int_eq(read(counter, &count, sizeof(count)), sizeof(count));
+		worker_join(&reader);
+	}
+	close(counter);
+	close_stream(&stream);
+	free_context_without_events(ctx, HERE);
+}
+
+CASE(a_write_that_has_begun_and_no_worker_can_finish_is_written_whole)
+{
+	struct worker writer;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	if (is_emulated())
+		SKIP("an emulator has no seccomp");
+	/* The filter ends with its thread. */
+	worker_start(&writer, begin_without_workers, NULL);
 	worker_join(&writer);
 }
 
