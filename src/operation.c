@@ -157,11 +157,13 @@ static bool is_ignored(int signal_number)
 {
 	struct sigaction action;
 
-	if (sigaction(signal_number, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
-		return true;
-	return action.sa_handler == SIG_DFL &&
-	       (signal_number == SIGCHLD || signal_number == SIGCONT || signal_number == SIGURG ||
-		signal_number == SIGWINCH);
+	/* The C library's own, for pthread_cancel and setuid, it does not tell. */
+	if (sigaction(signal_number, NULL, &action) < 0)
+		return false;
+	if (action.sa_handler != SIG_DFL)
+		return action.sa_handler == SIG_IGN;
+	return signal_number == SIGCHLD || signal_number == SIGCONT || signal_number == SIGURG ||
+	       signal_number == SIGWINCH;
 }
 
 /* Does a signal wait for the end of io_submit?  Blocked ones do even where they are ignored. */
