@@ -66,14 +66,21 @@ static inline __attribute__((always_inline)) void gather(struct ta_batch *batch,
 	for (i = 0; i < nr; i++) {
 		struct ta_slot *slot;
 		struct iocb *iocb;
+		int number;
 
 		memcpy(&iocb, (const char *)batch->iocbs + (size_t)i * sizeof(iocb), sizeof(iocb));
-		if (!ta_memory_probe(iocb, sizeof(*iocb), true) || !(slot = ta_slot_take(context)))
+		if (!ta_memory_probe(iocb, sizeof(*iocb), true))
+			break;
+		memcpy(&number, (const char *)iocb + offsetof(struct iocb, aio_fildes),
+		       sizeof(number));
+		/* By system calls at times: a handler that jumps out of them finds no slot. */
+		if (number != manner.number)
+			manner = manner_of(batch, number);
+		slot = ta_slot_take(context);
+		if (!slot)
 			break;
 		memcpy(&slot->iocb, iocb, sizeof(*iocb));
-		if (slot->iocb.aio_fildes != manner.number)
-			manner = manner_of(batch, slot->iocb.aio_fildes);
-		if (!is_plain(&slot->iocb, &manner)) {
+		if (slot->iocb.aio_fildes != number || !is_plain(&slot->iocb, &manner)) {
 			ta_slot_free(context, slot);
 			break;
 		}
