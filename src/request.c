@@ -572,11 +572,11 @@ static long submit_batch(struct ta_batch *batch, long nr)
  * A call of this thread is recorded.  It may be one that a handler has interrupted; but not if it
  * had its batch where this one is: then the handler has jumped out of it.
  */
-static TA_COLD void abandon_what_was_here(const struct ta_batch *batch)
+static TA_COLD void abandon_what_was_at(uintptr_t here)
 {
-	const char *here = (const char *)batch, *there = ta_thread.brief.batch;
+	uintptr_t there = (uintptr_t)ta_thread.brief.batch;
 
-	if (there < here + sizeof(*batch) && here < there + sizeof(*batch))
+	if (there < here + sizeof(struct ta_batch) && here < there + sizeof(struct ta_batch))
 		ta_at_once_abandon();
 }
 
@@ -587,7 +587,7 @@ int ta_submit(struct ta_process *process, io_context_t handle, long nr, struct i
 	long total = 0;
 
 	if (ta_unlikely(ta_thread.brief.batch != NULL))
-		abandon_what_was_here(&batch);
+		abandon_what_was_at((uintptr_t)&batch);
 	do {
 		struct ta_context *context;
 		long step, accepted;
