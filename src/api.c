@@ -58,7 +58,7 @@ static TA_COLD int refuse_for_reason(const char *engine,
 
 static bool is_refusal(int result)
 {
-	return result == -EAGAIN || result == -ENOSYS || result == -EPERM;
+	return result == -EAGAIN || ta_call_is_refused(result);
 }
 
 static int set_up_offloaded(struct ta_process *process, int nr_events, io_context_t *made)

@@ -46,9 +46,8 @@
 /* Where they are not there, no descriptor at all is refused so. */
 static bool has_calls_with_flags(bool is_write)
 {
-	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, -1, 0, 0, 0, 0, 0);
-
-	return result != -ENOSYS && result != -EPERM;
+	return !ta_call_is_refused(
+		ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, -1, 0, 0, 0, 0, 0));
 }
 
 TA_COLD long ta_file_transfer_otherwise(bool is_write, int fd, const struct iovec *vector,
@@ -158,7 +157,7 @@ int ta_file_identify(int fd, struct ta_file_identity *identity)
 	long result = ta_syscall5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
 				  STATX_TYPE | STATX_INO, &status);
 
-	if (result == -ENOSYS || result == -EPERM)
+	if (ta_call_is_refused(result))
 		return identify_without_statx(fd, identity);
 	if (result == -EACCES)
 		return identify_in_secret(fd, identity);

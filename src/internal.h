@@ -900,7 +900,7 @@ static inline long ta_file_transfer(bool is_write, int fd, const struct iovec *v
 	long result = ta_syscall(is_write ? SYS_pwritev2 : SYS_preadv2, fd, (long)vector,
 				 (long)count, low, high, flags);
 
-	if (ta_likely(result >= 0) || (result != -ENOSYS && result != -EPERM))
+	if (ta_likely(result >= 0) || !ta_call_is_refused(result))
 		return result;
 	return ta_file_transfer_otherwise(is_write, fd, vector, count, offset, flags);
 }

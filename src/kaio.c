@@ -98,7 +98,7 @@ int ta_kaio_wait(unsigned long handle, uint32_t events, int64_t deadline_ns, con
 		limit = &timeout;
 	}
 	result = ta_kaio_getevents(handle, (long)events, (long)events, UNWRITABLE, limit, mask);
-	if (ta_unlikely(result == -ENOSYS || result == -EPERM))
+	if (ta_unlikely(ta_call_is_refused(result)))
 		result = wait_with_mask_beside(handle, limit, mask);
 	if (result == -EFAULT)
 		return 0;

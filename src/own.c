@@ -54,11 +54,12 @@ static int move_up(int fd)
 
 static bool is_ours(const struct record *record, int number)
 {
-	struct ta_file_identity identity;
+	const struct ta_file_identity identity = {
+		.device = atomic_load(&record->device),
+		.inode = atomic_load(&record->inode),
+	};
 
-	return ta_file_identify(number, &identity) == 0 &&
-	       identity.device == atomic_load(&record->device) &&
-	       identity.inode == atomic_load(&record->inode);
+	return ta_file_is_still(number, &identity);
 }
 
 /* A descriptor of this kind in the table of this thread, or -ENOENT. */

@@ -32,7 +32,7 @@ int ta_poller_open(struct ta_workers *workers)
 		ta_syscall1(SYS_close, workers->epoll);
 		workers->epoll = -1;
 	}
-	return result == -ENOSYS || result == -EPERM ? 0 : (int)result;
+	return ta_call_is_refused(result) ? 0 : (int)result;
 }
 
 /* epoll does not take the file: workers look at it in turns.  offload_lock is held. */

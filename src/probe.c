@@ -430,7 +430,7 @@ static int try_epoll(void)
 
 	/* Where it is refused they do without. */
 	if (fd < 0)
-		return fd == -ENOSYS || fd == -EPERM ? 0 : (int)fd;
+		return ta_call_is_refused(fd) ? 0 : (int)fd;
 	ta_syscall1(SYS_close, fd);
 	return 0;
 }
@@ -462,7 +462,7 @@ void ta_probe_table(const struct ta_evidence *evidence, struct ta_probe *probe)
 /* What a filter refuses is not there either; but where nobody could be asked, nothing is known. */
 static int is_there(long result)
 {
-	return result != -ENOSYS && result != -EPERM;
+	return !ta_call_is_refused(result);
 }
 
 int ta_probe_read_flags(int fd, int flags)

@@ -187,7 +187,7 @@ static int sleep_with_mask(int64_t ns, const void *mask)
 	_Atomic uint32_t unused_word = 0;
 	struct ta_signals before;
 
-	if (result == -ENOSYS || result == -EPERM) {
+	if (ta_call_is_refused(result)) {
 		ta_signals_set(mask, &before);
 		result = ta_futex_wait(&unused_word, 0, ta_now_ns() + ns);
 		ta_signals_set(&before, NULL);

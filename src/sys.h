@@ -83,6 +83,12 @@ static inline long ta_syscall(long number, long a, long b, long c, long d, long 
 #define ta_syscall5(number, a, b, c, d, e)                                                         \
 	ta_syscall(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
+/* Has an old kernel, an emulator or a sandbox refused the call itself? */
+static inline bool ta_call_is_refused(long result)
+{
+	return result == -ENOSYS || result == -EPERM;
+}
+
 /* What this thread is doing inside the library, for the sake of signal handlers. */
 #define TA_LOCKS_MAX 8
 

@@ -1414,6 +1414,7 @@ enum { STORM_JUMPS = 400, STORM_ROOM = 64 };
 static struct storm {
 	io_context_t ctx;
 	int zero, always, pipe[2];
+	void (*call)(void); /* that is left */
 	sigjmp_buf back;
 	_Atomic bool inside;
 	_Atomic int jumps;
@@ -1461,19 +1462,6 @@ static void storm_submit(void)
 	io_submit(storm.ctx, 3, batch);
 }
 
-static void submitting_leaver_run(void *argument)
-{
-	(void)argument;
-	leaves = true;
-	while (!atomic_load(&storm.over)) {
-		if (sigsetjmp(storm.back, 1) == 0) {
-			atomic_store(&storm.inside, true);
-			storm_submit();
-			atomic_store(&storm.inside, false);
-		}
-	}
-}
-
 /* Each takes a place, and as much time as there is for a jump. */
 static void storm_read(void)
 {
@@ -1484,33 +1472,20 @@ static void storm_read(void)
 	io_submit(storm.ctx, 1, &batch);
 }
 
-static void reading_leaver_run(void *argument)
+static void submitting_leaver_run(void *argument)
 {
 	(void)argument;
 	leaves = true;
 	while (!atomic_load(&storm.over)) {
 		if (sigsetjmp(storm.back, 1) == 0) {
 			atomic_store(&storm.inside, true);
-			storm_read();
+			storm.call();
 			atomic_store(&storm.inside, false);
 		}
 	}
 }
 
 /* It calls nothing any more. */
-static void read_and_end_run(void *argument)
-{
-	(void)argument;
-	leaves = true;
-	if (sigsetjmp(storm.back, 1) != 0)
-		return;
-	while (!atomic_load(&storm.over)) {
-		atomic_store(&storm.inside, true);
-		storm_read();
-		atomic_store(&storm.inside, false);
-	}
-}
-
 static void leave_and_end_run(void *argument)
 {
 	(void)argument;
@@ -1519,36 +1494,25 @@ static void leave_and_end_run(void *argument)
 		return;
 	while (!atomic_load(&storm.over)) {
 		atomic_store(&storm.inside, true);
-		storm_submit();
+		storm.call();
 		atomic_store(&storm.inside, false);
 	}
 }
 
 /* One thread after another. */
-static void let_leave_and_end(void (*leaver)(void *))
+static void mortal_leavers_run(void *argument)
 {
+	(void)argument;
 	while (!atomic_load(&storm.over)) {
 		struct worker mortal;
 
-		worker_start(&mortal, leaver, NULL);
+		worker_start(&mortal, leave_and_end_run, NULL);
 		while (!worker_has_ended(&mortal) && !atomic_load(&storm.over)) {
 			ck_assert_int_eq(pthread_kill(mortal.thread, SIGUSR1), 0);
 			contract_pause();
 		}
 		join_thread(&mortal, "a thread that left its call");
 	}
-}
-
-static void mortal_leavers_run(void *argument)
-{
-	(void)argument;
-	let_leave_and_end(leave_and_end_run);
-}
-
-static void mortal_readers_run(void *argument)
-{
-	(void)argument;
-	let_leave_and_end(read_and_end_run);
 }
 
 static void storm_feeder_run(void *argument)
@@ -1596,7 +1560,7 @@ static void expect_room(void *argument)
 	close(gate);
 }
 
-static void leave_in_a_storm(void (*leaver)(void *))
+static void leave_in_a_storm(void (*leaver)(void *), void (*call)(void))
 {
 	struct sigaction action = { .sa_handler = jump_if_inside },
 			 ignore = { .sa_handler = SIG_IGN };
@@ -1607,6 +1571,7 @@ static void leave_in_a_storm(void (*leaver)(void *))
 	memset(&stage, 0, sizeof(stage));
 	snprintf(stage.what, sizeof(stage.what), "a storm");
 	storm.ctx = new_context(STORM_ROOM);
+	storm.call = call;
 	storm.zero = open_device("/dev/zero", O_RDONLY);
 	storm.always = open_eventfd(0, EFD_CLOEXEC);
 	ck_assert_int_eq(sigaction(SIGUSR1, &action, NULL), 0);
@@ -1641,19 +1606,19 @@ static void leave_in_a_storm(void (*leaver)(void *))
 CASE(io_getevents_may_be_left_at_any_moment)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	leave_in_a_storm(waiting_leaver_run);
+	leave_in_a_storm(waiting_leaver_run, NULL);
 }
 
 CASE(io_submit_may_be_left_at_any_moment)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	leave_in_a_storm(submitting_leaver_run);
+	leave_in_a_storm(submitting_leaver_run, storm_submit);
 }
 
 CASE(a_thread_that_ends_after_leaving_io_submit_keeps_nobody)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	leave_in_a_storm(mortal_leavers_run);
+	leave_in_a_storm(mortal_leavers_run, storm_submit);
 }
 
 CASE(jumps_out_of_reads_leave_no_place_taken)
@@ -1661,13 +1626,13 @@ CASE(jumps_out_of_reads_leave_no_place_taken)
 	SKIP_UNDER_THREAD_SANITIZER();
 	if (UNDER_ADDRESS_SANITIZER)
 		SKIP("AddressSanitizer puts the variables of each call elsewhere");
-	leave_in_a_storm(reading_leaver_run);
+	leave_in_a_storm(submitting_leaver_run, storm_read);
 }
 
 CASE(threads_that_end_after_jumps_out_of_reads_leave_no_place_taken)
 {
 	SKIP_UNDER_THREAD_SANITIZER();
-	leave_in_a_storm(mortal_readers_run);
+	leave_in_a_storm(mortal_leavers_run, storm_read);
 }
 
 /*

@@ -1281,22 +1281,28 @@ CASE(who_always_waits_wakes_no_worker)
 	close(file);
 }
 
+static void write_beyond_the_limit(io_context_t ctx, int file)
+{
+	static char data[4096];
+	const struct rlimit limit = { 64 << 20, 64 << 20 };
+	struct iovec vector = { data, sizeof(data) };
+	struct iocb iocb;
+
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	io_prep_pwritev2(&iocb, file, &vector, 1, (long long)limit.rlim_max, RWF_DSYNC);
+	expect_result(ctx, &iocb, -EFBIG, HERE);
+}
+
 /* As a worker's write, whoever carries it out. */
 CASE(a_write_that_has_to_reach_the_disk_raises_no_signal)
 {
-	static char data[4096];
-	struct iovec vector = { data, sizeof(data) };
-	struct rlimit limit = { 64 << 20, 64 << 20 };
 	io_context_t ctx = new_context(8);
 	int file = scratch_file(0);
-	struct iocb iocb;
 
 	NEEDS_FLAGS();
 	SKIP_ON_REFERENCE("SIGXFSZ is raised inside io_submit");
-	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 	for (int i = 0; i < ROUNDS; i++) {
-		io_prep_pwritev2(&iocb, file, &vector, 1, (long long)limit.rlim_max, RWF_DSYNC);
-		expect_result(ctx, &iocb, -EFBIG, HERE);
+		write_beyond_the_limit(ctx, file);
 	}
 	free_context(ctx);
 	close(file);
@@ -1305,23 +1311,17 @@ CASE(a_write_that_has_to_reach_the_disk_raises_no_signal)
 /* One that has come from elsewhere is the program's. */
 CASE(a_write_takes_no_signal_of_the_program_s_away)
 {
-	static char data[4096];
-	struct iovec vector = { data, sizeof(data) };
-	struct rlimit limit = { 64 << 20, 64 << 20 };
 	io_context_t ctx = new_context(8);
 	int file = scratch_file(0);
 	sigset_t signals;
-	struct iocb iocb;
 
 	NEEDS_FLAGS();
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGXFSZ);
 	ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, &signals, NULL), 0);
-	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 	for (int i = 0; i < ROUNDS; i++) {
 		raise(SIGXFSZ);
-		io_prep_pwritev2(&iocb, file, &vector, 1, (long long)limit.rlim_max, RWF_DSYNC);
-		expect_result(ctx, &iocb, -EFBIG, HERE);
+		write_beyond_the_limit(ctx, file);
 		ck_assert_int_eq(sigtimedwait(&signals, NULL, &(struct timespec){ 0 }), SIGXFSZ);
 	}
 	ck_assert_int_eq(pthread_sigmask(SIG_UNBLOCK, &signals, NULL), 0);

@@ -347,6 +347,18 @@ CASE(a_write_that_begins_at_once_is_written_whole)
 	free_context_without_events(ctx, HERE);
 }
 
+/* A filter ends with its thread. */
+static void run_with_a_filter(void (*run)(void *))
+{
+	struct worker worker;
+
+	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
+	if (is_emulated())
+		SKIP("an emulator has no seccomp");
+	worker_start(&worker, run, NULL);
+	worker_join(&worker);
+}
+
 /* Files go to the workers by messages: those of this thread are refused, but to the socket. */
 static bool refuse_messages_but_to(int socket)
 {
@@ -475,14 +487,7 @@ static void write_without_workers(void *unused)
 
 CASE(a_write_that_no_worker_can_finish_is_written_whole)
 {
-	struct worker writer;
-
-	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
-	if (is_emulated())
-		SKIP("an emulator has no seccomp");
-	/* The filter ends with its thread. */
-	worker_start(&writer, write_without_workers, NULL);
-	worker_join(&writer);
+	run_with_a_filter(write_without_workers);
 }
 
 /* TCP takes a part at once where its room ends there: the rest goes on in the caller. */
@@ -529,14 +534,7 @@ static void begin_without_workers(void *unused)
 
 CASE(a_write_that_has_begun_and_no_worker_can_finish_is_written_whole)
 {
-	struct worker writer;
-
-	SKIP_ON_REFERENCE(HOLDS_SUBMIT);
-	if (is_emulated())
-		SKIP("an emulator has no seccomp");
-	/* The filter ends with its thread. */
-	worker_start(&writer, begin_without_workers, NULL);
-	worker_join(&writer);
+	run_with_a_filter(begin_without_workers);
 }
 
 struct reuse {
